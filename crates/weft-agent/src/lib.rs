@@ -1,0 +1,1 @@
+//! The node agent: one session to a server, runtimes, limits, reports

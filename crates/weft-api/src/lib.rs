@@ -1,0 +1,37 @@
+//! REST request and response shapes, shared by the server, the client and the CLI.
+//!
+//! Shapes only: nothing here decides or does anything. Times are RFC 3339 in UTC, money is a
+//! decimal string with its currency, sizes are Kubernetes quantities. A field that is absent
+//! is left out rather than null.
+
+mod admin;
+mod event;
+mod explain;
+mod job;
+mod node;
+mod problem;
+mod time;
+mod token;
+
+pub use admin::{AdminFile, Health, VersionView};
+pub use event::EventView;
+pub use explain::{ConsideredView, ExplainView, ScoreTermView};
+pub use job::{
+    JobView, MAX_BODY_BYTES, OutputFileView, ResultView, TaskView, Text, UploadedView, WhyView,
+};
+pub use node::{CertificateView, NodePatch, NodeView, UsageView};
+pub use problem::{PROBLEM_CONTENT_TYPE, Problem, ProblemField};
+pub use time::{parse_rfc3339, rfc3339};
+pub use token::{TokenCreated, TokenRequest, TokenView};
+
+/// The content type of a stream of JSON values, one a line.
+pub const NDJSON_CONTENT_TYPE: &str = "application/x-ndjson";
+
+/// One page of a list.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct Page<T> {
+    /// The entries of this page.
+    pub items: Vec<T>,
+    /// Pass it as `cursor` to get the next page; null on the last one.
+    pub next: Option<String>,
+}

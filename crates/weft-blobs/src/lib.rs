@@ -1,0 +1,1 @@
+//! Content-addressed artifacts in files named by their BLAKE3 hash

@@ -1,0 +1,1 @@
+//! Pure state machines of the control plane: node leases, dispatch, retry, circuit breakers

@@ -1,0 +1,1 @@
+//! Byte operations (counteq, crc32c, fnv64, xor, add) at memory speed

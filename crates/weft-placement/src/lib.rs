@@ -1,0 +1,1 @@
+//! Pure placement: filter candidates, score them in money, choose, explain

@@ -1,0 +1,1 @@
+//! Durable journal of jobs, tasks and results with group commit

@@ -1,0 +1,1 @@
+//! Runtime port and its backends: op, wasm, process

@@ -1,0 +1,1 @@
+//! The control plane: API, node sessions, dispatcher, store and journal

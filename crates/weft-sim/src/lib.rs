@@ -1,0 +1,1 @@
+//! Deterministic simulator over the pure machines of Weft

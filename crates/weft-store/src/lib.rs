@@ -1,0 +1,1 @@
+//! Revisioned key-value store port and its embedded backend

@@ -1,0 +1,34 @@
+//! The words of Weft as types: identifiers, units, reasons, states and workload specifications.
+//!
+//! Past the edge of the system a value is right by its type: a [`Workload`] has been parsed and
+//! checked, a [`NodeId`] is well-formed, money and sizes are integers in named units.
+//!
+//! Architecture invariant: this crate does no I/O, reads no clock and draws no random numbers; it
+//! knows neither the REST shapes (`weft-api`) nor the wire messages (`weft-proto`).
+
+mod hash;
+mod id;
+mod parse;
+mod reason;
+mod resources;
+mod state;
+mod task;
+mod time;
+mod units;
+mod workload;
+
+pub use hash::BlobHash;
+pub use id::{JobId, Namespace, NodeId, WorkloadName};
+pub use parse::{FieldError, MAX_WORKLOAD_FILE_BYTES, SourceFormat, parse_json, parse_workload};
+pub use reason::{Class, Failure, Reason};
+pub use resources::{GpuRequest, NodeCapacity, Resources};
+pub use state::{JobState, NodeState, NodeValidity, TaskState};
+pub use task::{TaskCounts, TaskInput, TaskSpec};
+pub use time::{Timestamp, format_duration, parse_duration, serde_duration, serde_duration_opt};
+pub use units::{Bytes, Millicores, Money, ParseUnitError};
+pub use weft_ops::Program;
+pub use workload::{
+    BudgetSpec, Inputs, Interruptible, MAX_ATTEMPTS, MAX_INLINE_TASKS, MAX_TASKS_PER_JOB, OnExceed,
+    PlacementSpec, ProcessSpec, RetryPolicy, Run, RuntimeKind, SandboxMode, Spread, Strategy,
+    WasmSpec, Workload,
+};
