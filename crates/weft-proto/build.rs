@@ -2,7 +2,7 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(["weft/v1/agent.proto"], ["proto"])?;
+    let descriptors = protox::compile(["weft/v1/agent.proto", "weft/v1/journal.proto"], ["proto"])?;
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")

@@ -1,1 +1,28 @@
-//! Client of the REST API with mutual TLS
+//! The REST API from the outside, over mutual TLS.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), weft_client::Error> {
+//! let endpoint = weft_client::Endpoint::from_admin_file("/var/lib/weft/admin.json".as_ref())?;
+//! let client = weft_client::Client::new(&endpoint)?;
+//! for node in client.nodes().await? {
+//!     println!("{} {}", node.id, node.state);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Knows the shapes of `weft-api` and nothing of output formats. Every call has a bound on its
+//! time, except the streams, which end when the server ends them or they are dropped.
+
+mod client;
+mod endpoint;
+mod error;
+mod jobs;
+mod lines;
+mod nodes;
+
+pub use client::Client;
+pub use endpoint::Endpoint;
+pub use error::Error;
+pub use jobs::{LogLine, ResultOrder};
+pub use lines::Lines;

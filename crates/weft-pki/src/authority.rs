@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::DnsName;
 use weft_types::{NodeId, Timestamp};
@@ -18,8 +18,11 @@ use weft_types::{NodeId, Timestamp};
 use crate::files::{
     create_dir, create_public_file, create_secret_file, missing, read_public_file, read_secret_file,
 };
-use crate::key::requested_public_key;
-use crate::{Certificate, ClusterName, Credentials, Error, Fingerprint, Identity, PrivateKey, Result, SpiffeId};
+use crate::key::csr_public_key;
+use crate::{
+    Certificate, ClusterName, Credentials, Error, Fingerprint, Identity, PrivateKey, Result,
+    SpiffeId,
+};
 
 /// How long a cluster CA is valid: ten years.
 pub const CA_VALIDITY: Duration = Duration::from_secs(3653 * 24 * 3600);
@@ -62,13 +65,18 @@ impl Authority {
     /// # Errors
     /// [`Error::AuthorityExists`] when there is one; [`Error::File`], [`Error::KeyExposed`].
     pub fn create(dir: &Path, cluster: &ClusterName, now: Timestamp) -> Result<Self> {
-        let exists = || Error::AuthorityExists { dir: dir.to_owned() };
+        let exists = || Error::AuthorityExists {
+            dir: dir.to_owned(),
+        };
         create_dir(dir)?;
         if read_public_file(&dir.join(CA_FILE))?.is_some() {
             return Err(exists());
         }
         // Whoever wrote the key first wins; both then certify the same key.
-        create_secret_file(&dir.join(CA_KEY_FILE), PrivateKey::generate()?.to_pem().as_bytes())?;
+        create_secret_file(
+            &dir.join(CA_KEY_FILE),
+            PrivateKey::generate()?.to_pem().as_bytes(),
+        )?;
         let key = load_key(dir)?;
         let certificate = root_certificate(cluster, key.pair(), now)?;
         if !create_public_file(&dir.join(CA_FILE), certificate.to_pem().as_bytes())? {
@@ -85,7 +93,8 @@ impl Authority {
     /// [`Error::Certificate`] when certificate and key do not fit.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(CA_FILE);
-        let certificate = Certificate::from_pem(&read_public_file(&path)?.ok_or_else(|| missing(&path))?)?;
+        let certificate =
+            Certificate::from_pem(&read_public_file(&path)?.ok_or_else(|| missing(&path))?)?;
         Self::new(certificate, &load_key(dir)?)
     }
 
@@ -107,7 +116,11 @@ impl Authority {
         }
         let pair = KeyPair::try_from(key.pair().serialized_der())?;
         let issuer = Issuer::from_ca_cert_der(&certificate.rustls_der(), pair)?;
-        Ok(Self { cluster, certificate, issuer })
+        Ok(Self {
+            cluster,
+            certificate,
+            issuer,
+        })
     }
 
     /// The cluster's name.
@@ -130,8 +143,14 @@ impl Authority {
     ///
     /// # Errors
     /// [`Error::SigningRequest`] when the request is malformed or does not prove its key.
-    pub fn sign_node_csr(&self, request: &[u8], node: &NodeId, validity: Duration, now: Timestamp) -> Result<Certificate> {
-        let public_key = SubjectPublicKeyInfo::from_der(&requested_public_key(request)?)?;
+    pub fn sign_node_csr(
+        &self,
+        request: &[u8],
+        node: &NodeId,
+        validity: Duration,
+        now: Timestamp,
+    ) -> Result<Certificate> {
+        let public_key = SubjectPublicKeyInfo::from_der(&csr_public_key(request)?)?;
         let identity = Identity::Node(node.clone());
         self.sign(self.leaf(&identity, validity, now)?, &public_key)
     }
@@ -142,13 +161,26 @@ impl Authority {
     ///
     /// # Errors
     /// [`Error::ServerName`] for a name that is neither; [`Error::Certificate`] for too many.
-    pub fn issue_server(&self, server: &NodeId, names: &[String], validity: Duration, now: Timestamp) -> Result<Credentials> {
+    pub fn issue_server(
+        &self,
+        server: &NodeId,
+        names: &[String],
+        validity: Duration,
+        now: Timestamp,
+    ) -> Result<Credentials> {
         if names.len() > MAX_SERVER_NAMES {
-            return Err(Error::Certificate("a server certificate has at most 64 names"));
+            return Err(Error::Certificate(
+                "a server certificate has at most 64 names",
+            ));
         }
         let mut params = self.leaf(&Identity::Server(server.clone()), validity, now)?;
-        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
-        for name in LOCAL_NAMES.into_iter().chain(names.iter().map(String::as_str)) {
+        params
+            .extended_key_usages
+            .push(ExtendedKeyUsagePurpose::ServerAuth);
+        for name in LOCAL_NAMES
+            .into_iter()
+            .chain(names.iter().map(String::as_str))
+        {
             let san = server_name(name)?;
             if !params.subject_alt_names.contains(&san) {
                 params.subject_alt_names.push(san);
@@ -161,14 +193,26 @@ impl Authority {
     ///
     /// # Errors
     /// [`Error::UserName`] when the name does not fit into a SPIFFE ID.
-    pub fn issue_user(&self, name: &str, validity: Duration, now: Timestamp) -> Result<Credentials> {
+    pub fn issue_user(
+        &self,
+        name: &str,
+        validity: Duration,
+        now: Timestamp,
+    ) -> Result<Credentials> {
         self.issue(self.leaf(&Identity::User(name.to_owned()), validity, now)?)
     }
 
-    fn leaf(&self, identity: &Identity, validity: Duration, now: Timestamp) -> Result<CertificateParams> {
+    fn leaf(
+        &self,
+        identity: &Identity,
+        validity: Duration,
+        now: Timestamp,
+    ) -> Result<CertificateParams> {
         let mut params = CertificateParams::default();
         let backdate = MAX_BACKDATE.min(validity / BACKDATE_DIVISOR);
-        let not_before = now.as_millis().saturating_sub(Timestamp(0).plus(backdate).as_millis());
+        let not_before = now
+            .as_millis()
+            .saturating_sub(Timestamp(0).plus(backdate).as_millis());
         let not_after = now.plus(validity).min(self.certificate.not_after());
         set_validity(&mut params, Timestamp(not_before), not_after);
         params.serial_number = Some(random_serial()?);
@@ -183,10 +227,18 @@ impl Authority {
     fn issue(&self, params: CertificateParams) -> Result<Credentials> {
         let key = PrivateKey::generate()?;
         let certificate = self.sign(params, key.pair())?;
-        Ok(Credentials { certificate, key, ca: self.certificate.clone() })
+        Ok(Credentials {
+            certificate,
+            key,
+            ca: self.certificate.clone(),
+        })
     }
 
-    fn sign(&self, params: CertificateParams, public_key: &impl PublicKeyData) -> Result<Certificate> {
+    fn sign(
+        &self,
+        params: CertificateParams,
+        public_key: &impl PublicKeyData,
+    ) -> Result<Certificate> {
         Certificate::from_der(params.signed_by(public_key, &self.issuer)?.der())
     }
 }
@@ -198,11 +250,15 @@ fn load_key(dir: &Path) -> Result<PrivateKey> {
 
 fn root_certificate(cluster: &ClusterName, key: &KeyPair, now: Timestamp) -> Result<Certificate> {
     let mut params = CertificateParams::default();
-    let not_before = now.as_millis().saturating_sub(Timestamp(0).plus(MAX_BACKDATE).as_millis());
+    let not_before = now
+        .as_millis()
+        .saturating_sub(Timestamp(0).plus(MAX_BACKDATE).as_millis());
     set_validity(&mut params, Timestamp(not_before), now.plus(CA_VALIDITY));
     params.serial_number = Some(random_serial()?);
     params.distinguished_name = named("Weft cluster CA");
-    params.distinguished_name.push(DnType::OrganizationName, cluster.as_str());
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, cluster.as_str());
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.subject_alt_names = vec![uri(&SpiffeId::of_cluster(cluster))?];
@@ -211,7 +267,8 @@ fn root_certificate(cluster: &ClusterName, key: &KeyPair, now: Timestamp) -> Res
 
 fn set_validity(params: &mut CertificateParams, not_before: Timestamp, not_after: Timestamp) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let at = |time: Timestamp| epoch + Duration::from_secs((time.as_millis() / 1000).min(LAST_SECOND));
+    let at =
+        |time: Timestamp| epoch + Duration::from_secs((time.as_millis() / 1000).min(LAST_SECOND));
     params.not_before = at(not_before);
     params.not_after = at(not_after);
 }
@@ -227,12 +284,16 @@ fn uri(id: &SpiffeId) -> Result<SanType> {
 }
 
 fn server_name(name: &str) -> Result<SanType> {
-    let refused = || Error::ServerName { name: name.chars().take(80).collect() };
+    let refused = || Error::ServerName {
+        name: name.chars().take(80).collect(),
+    };
     if let Ok(address) = name.parse::<IpAddr>() {
         return Ok(SanType::IpAddress(address));
     }
     DnsName::try_from(name).map_err(|_| refused())?;
-    Ok(SanType::DnsName(Ia5String::try_from(name).map_err(|_| refused())?))
+    Ok(SanType::DnsName(
+        Ia5String::try_from(name).map_err(|_| refused())?,
+    ))
 }
 
 /// Random, so that a renewal for the same key has another number; positive and of constant length.

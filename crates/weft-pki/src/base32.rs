@@ -11,7 +11,9 @@ const BITS_PER_CHAR: usize = 5;
 
 /// Encodes forty bits.
 pub(crate) fn encode(bytes: [u8; CODE_BYTES]) -> String {
-    let number = bytes.iter().fold(0u64, |number, &byte| (number << 8) | u64::from(byte));
+    let number = bytes
+        .iter()
+        .fold(0u64, |number, &byte| (number << 8) | u64::from(byte));
     (0..CODE_CHARS)
         .rev()
         .map(|position| ALPHABET[(number >> (position * BITS_PER_CHAR)) as usize & 31] as char)
@@ -25,7 +27,9 @@ pub(crate) fn decode(text: &str) -> Option<[u8; CODE_BYTES]> {
     }
     let mut number = 0u64;
     for byte in text.bytes() {
-        let value = ALPHABET.iter().position(|&b| b == byte.to_ascii_lowercase())?;
+        let value = ALPHABET
+            .iter()
+            .position(|&b| b == byte.to_ascii_lowercase())?;
         number = (number << BITS_PER_CHAR) | value as u64;
     }
     let [_, _, _, bytes @ ..] = number.to_be_bytes();

@@ -8,8 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::signature;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use serde::{Deserialize, Serialize};
-use weft_types::Timestamp;
+use weft_types::{NodeValidity, Timestamp};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
@@ -61,10 +60,13 @@ impl Certificate {
         let alternative = parsed
             .subject_alternative_name()
             .map_err(|_| Error::Certificate("its subject alternative names are malformed"))?;
-        let uris = alternative.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
-            GeneralName::URI(uri) => Some((*uri).to_owned()),
-            _ => None,
-        });
+        let uris = alternative
+            .iter()
+            .flat_map(|names| &names.value.general_names)
+            .filter_map(|name| match name {
+                GeneralName::URI(uri) => Some((*uri).to_owned()),
+                _ => None,
+            });
         Ok(Self {
             not_before: timestamp(parsed.validity().not_before.timestamp()),
             not_after: timestamp(parsed.validity().not_after.timestamp()),
@@ -129,7 +131,9 @@ impl Certificate {
         match self.uris.as_slice() {
             [uri] => uri.parse(),
             [] => Err(Error::Certificate("it has no SPIFFE ID")),
-            _ => Err(Error::Certificate("it has several URIs, which the SPIFFE standard forbids")),
+            _ => Err(Error::Certificate(
+                "it has several URIs, which the SPIFFE standard forbids",
+            )),
         }
     }
 
@@ -139,7 +143,9 @@ impl Certificate {
     /// As [`Certificate::spiffe_id`]; also for a CA certificate, another cluster, an unknown kind.
     pub fn identity(&self, cluster: &ClusterName) -> Result<Identity> {
         if self.is_ca {
-            return Err(Error::Certificate("it is the certificate of a CA, not of a party"));
+            return Err(Error::Certificate(
+                "it is the certificate of a CA, not of a party",
+            ));
         }
         Identity::from_spiffe_id(&self.spiffe_id()?, cluster)
     }
@@ -151,7 +157,9 @@ impl Certificate {
     pub fn cluster(&self) -> Result<ClusterName> {
         let id = self.spiffe_id()?;
         if !self.is_ca || !id.path().is_empty() {
-            return Err(Error::Certificate("it is not the certificate of a cluster CA"));
+            return Err(Error::Certificate(
+                "it is not the certificate of a cluster CA",
+            ));
         }
         Ok(id.cluster().clone())
     }
@@ -165,7 +173,10 @@ impl Certificate {
         let point = p256_point(&ca.public_key).ok_or(NOT_SIGNED)?;
         let parsed = parse(&self.der)?;
         signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_ASN1, point)
-            .verify(parsed.tbs_certificate.as_ref(), &parsed.signature_value.data)
+            .verify(
+                parsed.tbs_certificate.as_ref(),
+                &parsed.signature_value.data,
+            )
             .map_err(|_| NOT_SIGNED)
     }
 
@@ -175,8 +186,8 @@ impl Certificate {
     }
 
     /// How far through its life it is.
-    pub fn validity(&self, now: Timestamp) -> Validity {
-        Validity::at(self.not_before, self.not_after, now)
+    pub fn validity(&self, now: Timestamp) -> NodeValidity {
+        validity_at(self.not_before, self.not_after, now)
     }
 }
 
@@ -220,34 +231,17 @@ pub fn renew_at(not_before: Timestamp, not_after: Timestamp) -> Timestamp {
     not_before.plus(not_after.since(not_before) / 2)
 }
 
-/// How far through its life a certificate is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Validity {
-    /// In the first half of its life.
-    Fresh,
-    /// In its second half: a renewal is due, which is nothing to worry about.
-    RenewDue,
-    /// In its last quarter: renewals have been failing, somebody should look.
-    ExpiringSoon,
-    /// Over; whoever holds it has to join again or be approved.
-    Expired,
-}
-
-impl Validity {
-    /// Classifies a life at a moment.
-    pub fn at(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> Self {
-        let life = not_after.since(not_before);
-        let left = not_after.since(now);
-        if left == Duration::ZERO {
-            Self::Expired
-        } else if left <= life / 4 {
-            Self::ExpiringSoon
-        } else if now >= renew_at(not_before, not_after) {
-            Self::RenewDue
-        } else {
-            Self::Fresh
-        }
+/// How far through its life a certificate is at a moment.
+pub fn validity_at(not_before: Timestamp, not_after: Timestamp, now: Timestamp) -> NodeValidity {
+    let left = not_after.since(now);
+    if left == Duration::ZERO {
+        NodeValidity::Expired
+    } else if left <= not_after.since(not_before) / 4 {
+        NodeValidity::ExpiringSoon
+    } else if now >= renew_at(not_before, not_after) {
+        NodeValidity::RenewDue
+    } else {
+        NodeValidity::Fresh
     }
 }
 
@@ -259,17 +253,29 @@ mod tests {
     #[test]
     fn a_life_goes_through_its_phases_in_order() {
         let (from, to) = (Timestamp(1000), Timestamp(9000));
-        let phases = [(0, Validity::Fresh), (4999, Validity::Fresh), (5000, Validity::RenewDue), (6999, Validity::RenewDue),
-            (7000, Validity::ExpiringSoon), (8999, Validity::ExpiringSoon), (9000, Validity::Expired), (20_000, Validity::Expired)];
+        let phases = [
+            (0, NodeValidity::Fresh),
+            (4999, NodeValidity::Fresh),
+            (5000, NodeValidity::RenewDue),
+            (6999, NodeValidity::RenewDue),
+            (7000, NodeValidity::ExpiringSoon),
+            (8999, NodeValidity::ExpiringSoon),
+            (9000, NodeValidity::Expired),
+            (20_000, NodeValidity::Expired),
+        ];
         for (now, phase) in phases {
-            assert_eq!(Validity::at(from, to, Timestamp(now)), phase, "at {now}");
+            assert_eq!(validity_at(from, to, Timestamp(now)), phase, "at {now}");
         }
         assert_eq!(renew_at(from, to), Timestamp(5000));
     }
 
     #[test]
     fn bytes_of_another_kind_are_no_certificate() {
-        for garbage in ["", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "-----BEGIN"] {
+        for garbage in [
+            "",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "-----BEGIN",
+        ] {
             assert!(Certificate::from_pem(garbage).is_err(), "{garbage:?}");
         }
     }

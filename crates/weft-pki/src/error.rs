@@ -13,7 +13,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The text is not a SPIFFE trust domain.
-    #[error("{name:?} is not a cluster name: use 1 to 255 lower-case letters, digits, `.`, `-` and `_`")]
+    #[error(
+        "{name:?} is not a cluster name: use 1 to 255 lower-case letters, digits, `.`, `-` and `_`"
+    )]
     ClusterName {
         /// The text as given.
         name: String,
@@ -118,7 +120,10 @@ pub enum Error {
 impl Error {
     /// For `map_err` after an operation on `path`.
     pub(crate) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        move |source| Self::File { path: path.to_owned(), source }
+        move |source| Self::File {
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -162,7 +167,9 @@ impl TokenError {
                 "Copy the whole token, from `weft` to its last character, and try again."
             }
             Self::WrongVersion { .. } => "Install the same version of weft on both machines.",
-            Self::Expired | Self::Spent => "Create a new one on the server with `weft token create`.",
+            Self::Expired | Self::Spent => {
+                "Create a new one on the server with `weft token create`."
+            }
             Self::Unknown => {
                 "Check that it is a token of this cluster (`weft token ls`), or create a new one with `weft token create`."
             }

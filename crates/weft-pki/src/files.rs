@@ -47,7 +47,11 @@ pub(crate) fn create_public_file(path: &Path, bytes: &[u8]) -> Result<bool> {
 
 /// Creates the directory, mode 0700, with its parents.
 pub(crate) fn create_dir(dir: &Path) -> Result<()> {
-    DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir).map_err(Error::file(dir))
+    DirBuilder::new()
+        .recursive(true)
+        .mode(DIR_MODE)
+        .create(dir)
+        .map_err(Error::file(dir))
 }
 
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
@@ -77,7 +81,11 @@ fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> Result<PathBuf> {
     let temporary = path.with_file_name(name);
     let write = || {
         // The mode holds from the first moment: a key is never readable by others, however briefly.
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()
     };
@@ -90,8 +98,13 @@ fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> Result<PathBuf> {
 }
 
 fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(Error::file(parent))
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    File::open(parent)
+        .and_then(|dir| dir.sync_all())
+        .map_err(Error::file(parent))
 }
 
 /// The text of a file, `None` when there is no such file.
@@ -104,10 +117,15 @@ pub(crate) fn read_public_file(path: &Path) -> Result<Option<String>> {
 /// # Errors
 /// [`Error::KeyExposed`] when others than its owner can reach it.
 pub(crate) fn read_secret_file(path: &Path) -> Result<Option<String>> {
-    let Some(file) = open(path)? else { return Ok(None) };
+    let Some(file) = open(path)? else {
+        return Ok(None);
+    };
     let mode = file.metadata().map_err(Error::file(path))?.mode() & 0o7777;
     if mode & OTHERS_MASK != 0 {
-        return Err(Error::KeyExposed { path: path.to_owned(), mode });
+        return Err(Error::KeyExposed {
+            path: path.to_owned(),
+            mode,
+        });
     }
     read(path, file).map(Some)
 }
@@ -122,7 +140,9 @@ fn open(path: &Path) -> Result<Option<File>> {
 
 fn read(path: &Path, file: File) -> Result<String> {
     let mut text = String::new();
-    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(Error::file(path))?;
+    file.take(MAX_FILE_BYTES)
+        .read_to_string(&mut text)
+        .map_err(Error::file(path))?;
     Ok(text)
 }
 
@@ -216,7 +236,9 @@ impl IdentityFiles {
     /// [`Error::File`] when one of the others is missing, [`Error::KeyExposed`], or when they are
     /// malformed or do not belong together.
     pub fn read(&self) -> Result<Option<Credentials>> {
-        let Some(certificate) = read_public_file(&self.cert())? else { return Ok(None) };
+        let Some(certificate) = read_public_file(&self.cert())? else {
+            return Ok(None);
+        };
         let ca = read_public_file(&self.ca())?.ok_or_else(|| missing(&self.ca()))?;
         let key = read_secret_file(&self.key())?.ok_or_else(|| missing(&self.key()))?;
         let credentials = Credentials {
@@ -252,12 +274,28 @@ impl NodeIdentity {
             create_secret_file(&files.key(), PrivateKey::generate()?.to_pem().as_bytes())?;
         }
         let pem = read_secret_file(&files.key())?.ok_or_else(|| missing(&files.key()))?;
-        Ok(Self { key: PrivateKey::from_pem(&pem)?, files })
+        Ok(Self {
+            key: PrivateKey::from_pem(&pem)?,
+            files,
+        })
     }
 
     /// The key.
     pub fn key(&self) -> &PrivateKey {
         &self.key
+    }
+
+    /// A certificate signing request for the key; see [`PrivateKey::csr`].
+    ///
+    /// # Errors
+    /// [`Error::Issue`] when signing fails.
+    pub fn csr(&self) -> Result<Vec<u8>> {
+        self.key.csr()
+    }
+
+    /// The code that people compare before an approval.
+    pub fn short_code(&self) -> String {
+        self.key.short_code()
     }
 
     /// The files.
@@ -279,7 +317,11 @@ impl NodeIdentity {
     /// # Errors
     /// [`Error::Certificate`] when it is not, [`Error::File`].
     pub fn install(&self, certificate: &Certificate, ca: &Certificate) -> Result<Credentials> {
-        let credentials = Credentials { certificate: certificate.clone(), key: self.key.clone(), ca: ca.clone() };
+        let credentials = Credentials {
+            certificate: certificate.clone(),
+            key: self.key.clone(),
+            ca: ca.clone(),
+        };
         credentials.check()?;
         if !matches!(credentials.identity()?, Identity::Node(_)) {
             return Err(Error::Certificate("it does not name a node"));
@@ -313,7 +355,10 @@ mod tests {
     #[test]
     fn a_key_that_others_can_read_is_refused_with_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
-        let key = NodeIdentity::load_or_generate_key(dir.path()).unwrap().files().key();
+        let key = NodeIdentity::load_or_generate_key(dir.path())
+            .unwrap()
+            .files()
+            .key();
         fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
         let error = NodeIdentity::load_or_generate_key(dir.path()).unwrap_err();
         assert!(error.to_string().contains("chmod 600"), "{error}");
@@ -325,7 +370,10 @@ mod tests {
         let path = dir.path().join("admin.json");
         write_secret_file(&path, b"old").unwrap();
         write_secret_file(&path, b"new").unwrap();
-        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (b"new".to_vec(), 0o600));
+        assert_eq!(
+            (fs::read(&path).unwrap(), mode(&path)),
+            (b"new".to_vec(), 0o600)
+        );
         assert!(!create_secret_file(&path, b"other").unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

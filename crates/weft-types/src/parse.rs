@@ -106,7 +106,13 @@ fn described<T, E: std::fmt::Display>(
     result.map_err(|error| {
         let path = error.path().to_string();
         let path = if path == "." { String::new() } else { path };
-        FieldError::new(path, with_nearest_name(&error.inner().to_string()))
+        let message = error.inner().to_string();
+        // The YAML parser writes the path before its message as well.
+        let message = match message.split_once(": ") {
+            Some((prefix, rest)) if path.starts_with(prefix) => rest,
+            _ => message.as_str(),
+        };
+        FieldError::new(path.as_str(), with_nearest_name(message))
     })
 }
 

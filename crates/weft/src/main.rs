@@ -1,2 +1,61 @@
-//! The `weft` binary.
-fn main() {}
+//! The `weft` binary: turns a person's wish into calls of the API, or runs a server or an agent.
+//!
+//! Architecture invariant: a command reads and changes a cluster through the REST API only.
+
+mod args;
+mod cluster;
+mod cmd;
+mod config;
+mod context;
+mod exit;
+mod files;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::Cli;
+use exit::Failed;
+
+/// The allocator matters on the dispatch path: many small, short-lived buffers on many threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Before anything else: the spawner must stay small and single-threaded.
+    if weft_sandbox::spawner::run_if_asked() {
+        return ExitCode::SUCCESS;
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return exit::usage(&error),
+    };
+    init_logging(cli.global.quiet);
+    let output = output::Output::new(&cli.global);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::report(&Failed::internal(format!("no threads: {error}")), &output),
+    };
+    let result = runtime.block_on(cmd::dispatch(cli, &output));
+    // A blocking read of standard input must not keep the process alive.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(failed) => exit::report(&failed, &output),
+    }
+}
+
+/// Logs go to standard error; `WEFT_LOG` chooses how much, as in `WEFT_LOG=weft_server=debug`.
+fn init_logging(quiet: bool) {
+    use std::io::IsTerminal;
+    use tracing_subscriber::EnvFilter;
+    let default = if quiet { "error" } else { "warn" };
+    let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .init();
+}

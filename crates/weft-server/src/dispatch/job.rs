@@ -1,0 +1,52 @@
+//! What the shell remembers of a job beside the machine's state.
+
+use bytes::Bytes;
+use weft_api::{JobView, rfc3339};
+use weft_types::{JobId, JobState, Namespace, TaskCounts, Timestamp};
+
+/// Names, times and the specification of a job.
+#[derive(Debug, Clone)]
+pub(super) struct JobRecord {
+    pub(super) name: Box<str>,
+    pub(super) namespace: Namespace,
+    pub(super) runtime: &'static str,
+    pub(super) priority: i32,
+    /// The encoded `JobSpec`, shared with the sessions that need it.
+    pub(super) spec: Bytes,
+    pub(super) created: Timestamp,
+    pub(super) started: Option<Timestamp>,
+    pub(super) finished: Option<Timestamp>,
+}
+
+/// A job's record and counts at one moment.
+#[derive(Debug, Clone)]
+pub struct JobStats {
+    /// Its id.
+    pub id: JobId,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// How many tasks are in which state.
+    pub counts: TaskCounts,
+    /// The encoded `JobSpec`.
+    pub spec: Bytes,
+    pub(super) record: JobRecord,
+}
+
+impl JobStats {
+    /// As the API shows it.
+    pub fn view(&self) -> JobView {
+        JobView {
+            id: self.id,
+            name: self.record.name.to_string(),
+            namespace: self.record.namespace.to_string(),
+            runtime: self.record.runtime.to_owned(),
+            state: self.state,
+            tasks: self.counts,
+            priority: self.record.priority,
+            created_at: rfc3339(self.record.created),
+            started_at: self.record.started.map(rfc3339),
+            finished_at: self.record.finished.map(rfc3339),
+            why: None,
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The shell of the dispatch machine: jobs in, work out, results recorded.
+//!
+//! One thread owns the machine ([`shell`]). Everybody else holds a [`Dispatcher`], a handle with
+//! a bounded queue of commands. The thread takes all waiting commands at once, feeds them to the
+//! machine, appends what must be durable to the journal in one go, and lets the machine hand out
+//! work; it never waits for the disk, because the journal answers with a command of its own.
+//!
+//! The shell knows names, times and specifications of jobs; it deliberately knows no payloads and
+//! no outcomes: these go between the journal and the sessions.
+
+mod command;
+mod handle;
+mod job;
+mod log;
+mod recover;
+mod shell;
+mod work;
+
+pub use command::{NewJob, NodeReport, Report};
+pub use handle::Dispatcher;
+pub use job::JobStats;
+pub use log::{Log, TaskRecord, pack_state, unpack_state};
+pub use work::{Outbound, SessionEnd, Work};

@@ -1,0 +1,45 @@
+//! `weft agent`.
+
+use weft_agent::{Agent, Config};
+
+use super::serve::stop_signal;
+use crate::args::{AgentArgs, Global, name_value};
+use crate::cluster::could_not;
+use crate::config::default_agent_dir;
+use crate::exit::Failed;
+use crate::output::Output;
+
+/// Runs a node until a signal ends it.
+pub async fn agent(global: &Global, args: AgentArgs, output: &Output) -> Result<(), Failed> {
+    let labels = args
+        .label
+        .iter()
+        .map(|label| name_value(label).ok_or_else(|| Failed::usage(format!("--label {label}: write NAME=VALUE"))))
+        .collect::<Result<_, _>>()?;
+    let config = Config {
+        join: args.join,
+        token: global.token.clone(),
+        node_id: args.id,
+        labels,
+        threshold_percent: args.threshold,
+        cpu: args.cpu,
+        memory: args.memory,
+        ..Config::new(args.data_dir.unwrap_or_else(default_agent_dir))
+    };
+    let stop = stop_signal()?;
+    tokio::pin!(stop);
+    let agent = tokio::select! {
+        started = Agent::start(config) => started.map_err(|error| could_not("the agent", &error))?,
+        () = &mut stop => return Ok(()),
+    };
+    output.note(&format!("{} is part of the cluster; Ctrl-C stops it", agent.id()));
+    let ended = tokio::select! {
+        ended = agent.ended() => Some(ended),
+        () = &mut stop => None,
+    };
+    agent.shutdown().await;
+    match ended {
+        Some(error) => Err(could_not("the agent", &error)),
+        None => Ok(()),
+    }
+}
