@@ -251,6 +251,22 @@ macro_rules! text_field {
 text_field!(stdout);
 text_field!(stderr);
 
+/// A piece of a task's output.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct LogLine {
+    /// The number of the task.
+    pub task: u32,
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// Where in the stream the piece begins, in bytes.
+    pub offset: u64,
+    /// The bytes, base64.
+    pub data: String,
+    /// The node that ran it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
 /// The answer to an uploaded artifact.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct UploadedView {

@@ -4,8 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Body, Method};
-use serde::{Deserialize, Serialize};
-use weft_api::{ExplainView, JobView, NDJSON_CONTENT_TYPE, ResultView, TaskView, UploadedView};
+use weft_api::{ExplainView, JobView, LogLine, NDJSON_CONTENT_TYPE, ResultView, TaskView, UploadedView};
 use weft_types::{BlobHash, TaskSpec, TaskState, Workload, format_duration};
 
 use crate::client::CALL_TIMEOUT;
@@ -20,22 +19,6 @@ pub enum ResultOrder {
     Finish,
     /// By the number of the task.
     Task,
-}
-
-/// A piece of a task's output.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct LogLine {
-    /// The number of the task.
-    pub task: u32,
-    /// `stdout` or `stderr`.
-    pub stream: String,
-    /// Where in the stream the piece begins, in bytes.
-    pub offset: u64,
-    /// The bytes, base64.
-    pub data: String,
-    /// The node that ran it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub node: Option<String>,
 }
 
 impl Client {

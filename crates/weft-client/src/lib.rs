@@ -24,5 +24,5 @@ mod nodes;
 pub use client::Client;
 pub use endpoint::Endpoint;
 pub use error::Error;
-pub use jobs::{LogLine, ResultOrder};
+pub use jobs::ResultOrder;
 pub use lines::Lines;

@@ -130,6 +130,13 @@ pub async fn find(timeout: Duration) -> Result<Vec<FoundServer>> {
     search(timeout, |_| false).await
 }
 
+/// The addresses of this machine under which others may reach it: no loopback, no link-local.
+pub fn local_addresses() -> Vec<std::net::IpAddr> {
+    let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
+    let addresses = interfaces.iter().filter(|interface| !interface.is_loopback() && !interface.is_link_local());
+    addresses.map(Interface::ip).collect()
+}
+
 /// The first server that answers within `timeout` and whose CA has this fingerprint (any server for
 /// `None`); `None` when there is none.
 ///

@@ -10,6 +10,9 @@ use rustix::process::Pid;
 use std::ffi::{c_int, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+/// Flag of `clone3` (linux/sched.h): start in the group `clone_args::cgroup`.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Bytes of the stack on which borrowing children run; they only make a few dozen system calls.
 const STACK_BYTES: usize = 128 << 10;
 
@@ -43,7 +46,9 @@ impl Stack {
             let top = self.0.as_mut_ptr().add(self.0.len()).cast::<c_void>();
             libc::clone(enter::<F>, top, flags, std::ptr::from_mut(child).cast())
         };
-        Pid::from_raw(pid).filter(|_| pid > 0).ok_or_else(last_errno)
+        Pid::from_raw(pid)
+            .filter(|_| pid > 0)
+            .ok_or_else(last_errno)
     }
 }
 
@@ -61,7 +66,11 @@ pub(crate) enum Fork {
 /// # Errors
 /// When the kernel refuses, for instance for want of a privilege.
 pub(crate) fn fork_into(flags: c_int, group: Option<BorrowedFd<'_>>) -> Result<Fork, Errno> {
-    let into_group = if group.is_some() { libc::CLONE_INTO_CGROUP as u64 } else { 0 };
+    let into_group = if group.is_some() {
+        CLONE_INTO_CGROUP
+    } else {
+        0
+    };
     // SAFETY: a zeroed `clone_args` is a valid request for a plain fork.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = u64::from(flags.cast_unsigned()) | into_group;
@@ -69,7 +78,13 @@ pub(crate) fn fork_into(flags: c_int, group: Option<BorrowedFd<'_>>) -> Result<F
     arguments.cgroup = group.map_or(0, |group| u64::from(group.as_raw_fd().cast_unsigned()));
     // SAFETY: without CLONE_VM the child has a copy of everything. The spawner has one thread, so that no lock is
     // held in the copy by a thread that does not exist there.
-    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
     match i32::try_from(pid) {
         Ok(0) => Ok(Fork::Child),
         Ok(pid) if pid > 0 => Ok(Pid::from_raw(pid).map_or(Fork::Child, Fork::Parent)),
@@ -95,8 +110,13 @@ mod tests {
     #[test]
     fn a_borrowing_child_writes_into_our_memory_and_exits() {
         let mut seen = 0;
-        let pid = Stack::new().run_borrowing(&mut || seen = rustix::process::getpid().as_raw_nonzero().get()).unwrap();
-        let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap().unwrap();
+        let pid = Stack::new()
+            .run_borrowing(&mut || seen = rustix::process::getpid().as_raw_nonzero().get())
+            .unwrap();
+        let (_, status) =
+            rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())
+                .unwrap()
+                .unwrap();
         assert_eq!(seen, pid.as_raw_nonzero().get());
         assert_eq!(status.exit_status(), Some(127));
     }

@@ -13,7 +13,7 @@ use crate::mounts::View;
 use crate::namespaces::{self, SlotNamespaces};
 use crate::program::{self, Program};
 use crate::reports::Cell;
-use crate::seccomp::Filters;
+use crate::seccomp::Filter;
 use crate::{Confinement, Network, SpawnFailure, Spec, Stage};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, Signal};
@@ -25,7 +25,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) confinement: &'a Confinement,
     pub(crate) view: &'a View,
-    pub(crate) filters: &'a Filters,
+    pub(crate) filter: &'a Filter,
     pub(crate) rlimits: Rlimits,
     pub(crate) stdio: [RawFd; 3],
     /// Control group files to write `0` to.
@@ -39,7 +39,10 @@ pub(crate) struct Plan<'a> {
 #[derive(Clone, Copy)]
 pub(crate) enum Owner<'a> {
     /// As the uid and gid `id`, in namespaces kept by the slot.
-    Slot { namespaces: &'a SlotNamespaces, id: u32 },
+    Slot {
+        namespaces: &'a SlotNamespaces,
+        id: u32,
+    },
     /// As the agent's own uid and gid, in namespaces made with the process.
     Agent { uid: u32, gid: u32 },
 }
@@ -62,18 +65,27 @@ impl Plan<'_> {
     pub(crate) fn build(&self) -> Result<(), SpawnFailure> {
         block_all_signals();
         program::volunteer_for_oom();
-        self.entrances.iter().try_for_each(|entrance| enter_group(*entrance)).at(Stage::Cgroup)?;
+        self.entrances
+            .iter()
+            .try_for_each(|entrance| enter_group(*entrance))
+            .at(Stage::Cgroup)?;
+        crate::mounts::make_tmp(self.confinement).at(Stage::WorkDir)?;
         match self.owner {
             Owner::Slot { id, .. } => self.hand_over(id).at(Stage::WorkDir)?,
-            Owner::Agent { uid, gid } => namespaces::map_own_identity(uid, gid).at(Stage::Identity)?,
+            Owner::Agent { uid, gid } => {
+                namespaces::map_own_identity(uid, gid).at(Stage::Identity)?
+            }
         }
         crate::mounts::enter(self.view, self.confinement)?;
         rustix::system::sethostname(b"weft").at(Stage::Mount)?;
         self.enter_network().at(Stage::Network)?;
         self.give_up_privileges().at(Stage::Identity)?;
         self.restrict_writes()?;
-        let refused = |_| SpawnFailure { stage: Stage::Seccomp, errno: libc::EINVAL };
-        self.filters.apply().map_err(refused)
+        let refused = |_| SpawnFailure {
+            stage: Stage::Seccomp,
+            errno: libc::EINVAL,
+        };
+        self.filter.apply().map_err(refused)
     }
 
     fn hand_over(&self, id: u32) -> Result<(), Errno> {
@@ -103,7 +115,10 @@ impl Plan<'_> {
         rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         // A change of identity clears it (prctl(2)), so it comes after. The spawner may be gone by now.
         program::die_with(None)?;
-        let mut ended = [rustix::event::PollFd::new(&self.spawner, rustix::event::PollFlags::IN)];
+        let mut ended = [rustix::event::PollFd::new(
+            &self.spawner,
+            rustix::event::PollFlags::IN,
+        )];
         match rustix::event::poll(&mut ended, Some(&rustix::event::Timespec::default()))? {
             0 => Ok(()),
             _ => Err(Errno::SRCH),
@@ -114,10 +129,20 @@ impl Plan<'_> {
         if crate::landlock::abi() == 0 {
             return Ok(());
         }
-        let binds = self.confinement.binds.iter().filter(|bind| bind.writable).map(|bind| bind.target.as_path());
-        let writable = [self.confinement.work_dir.as_path(), Path::new("/tmp")].into_iter().chain(binds);
+        let binds = self
+            .confinement
+            .binds
+            .iter()
+            .filter(|bind| bind.writable)
+            .map(|bind| bind.target.as_path());
+        let writable = [self.confinement.work_dir.as_path(), Path::new("/tmp")]
+            .into_iter()
+            .chain(binds);
         let devices = [Path::new("/dev"), Path::new("/proc")];
-        let refused = |_| SpawnFailure { stage: Stage::Landlock, errno: libc::EPERM };
+        let refused = |_| SpawnFailure {
+            stage: Stage::Landlock,
+            errno: libc::EPERM,
+        };
         crate::landlock::restrict_writes(writable, devices).map_err(refused)
     }
 
@@ -129,7 +154,11 @@ impl Plan<'_> {
                 program::close_from(0);
                 let status = reap_until(program);
                 report.ended(status);
-                exit_now(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 1 })
+                exit_now(if libc::WIFEXITED(status) {
+                    libc::WEXITSTATUS(status)
+                } else {
+                    1
+                })
             }
             Err(failure) => {
                 report.failed(failure);
@@ -142,7 +171,9 @@ impl Plan<'_> {
         let path = program::find(self.spec)?;
         let program = Program::new(self.spec, &path, self.rlimits.clone(), self.stdio, None)?;
         let mut failure = None;
-        let pid = Stack::new().run_borrowing(&mut || failure = Some(program.execute())).at(Stage::Clone)?;
+        let pid = Stack::new()
+            .run_borrowing(&mut || failure = Some(program.execute()))
+            .at(Stage::Clone)?;
         failure.map_or(Ok(pid), Err)
     }
 }
@@ -181,7 +212,9 @@ fn reap_until(program: Pid) -> libc::c_int {
         }
         // SAFETY: the set is initialised; no information about the signal is asked for.
         let signal = unsafe { libc::sigwaitinfo(&raw const all, std::ptr::null_mut()) };
-        if let Some(signal) = Signal::from_named_raw(signal).filter(|signal| *signal != Signal::CHILD) {
+        if let Some(signal) =
+            Signal::from_named_raw(signal).filter(|signal| *signal != Signal::CHILD)
+        {
             // The group may have ended, of which SIGCHLD will tell.
             let _ = rustix::process::kill_process_group(program, signal);
         }

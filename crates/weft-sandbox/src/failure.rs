@@ -11,12 +11,18 @@ pub(crate) trait At<T> {
 
 impl<T> At<T> for Result<T, Errno> {
     fn at(self, stage: Stage) -> Result<T, SpawnFailure> {
-        self.map_err(|errno| SpawnFailure { stage, errno: errno.raw_os_error() })
+        self.map_err(|errno| SpawnFailure {
+            stage,
+            errno: errno.raw_os_error(),
+        })
     }
 }
 
 impl<T> At<T> for Result<T, std::io::Error> {
     fn at(self, stage: Stage) -> Result<T, SpawnFailure> {
-        self.map_err(|error| SpawnFailure { stage, errno: error.raw_os_error().unwrap_or(libc::EIO) })
+        self.map_err(|error| SpawnFailure {
+            stage,
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        })
     }
 }

@@ -4,8 +4,8 @@
 //! no version; a frame that does not parse ends the connection.
 
 use crate::{
-    Bind, Capture, Confinement, Error, Exit, Limits, Network, Outcome, Sandbox, Spec, SpawnFailure, Stage, Stdin,
-    Stream, Usage,
+    Bind, Capture, Confinement, Error, Exit, Limits, Network, Outcome, Sandbox, SpawnFailure, Spec,
+    Stage, Stdin, Stream, Usage,
 };
 use bytes::{Buf, Bytes, BytesMut};
 use std::ffi::OsString;
@@ -28,7 +28,11 @@ pub(crate) enum Request {
     /// Start a process.
     Spawn { id: u64, spec: Box<Spec> },
     /// Signal it, and kill it and its descendants after the grace period.
-    Kill { id: u64, signal: i32, grace: Duration },
+    Kill {
+        id: u64,
+        signal: i32,
+        grace: Duration,
+    },
     /// Kill it because of its disk use.
     KillForDisk { id: u64 },
     /// The agent consumed output.
@@ -43,7 +47,11 @@ pub(crate) enum Report {
     /// Configured; [`crate::Capabilities`] as JSON.
     Ready(Bytes),
     /// Output of a process.
-    Output { id: u64, stream: Stream, bytes: Bytes },
+    Output {
+        id: u64,
+        stream: Stream,
+        bytes: Bytes,
+    },
     /// The end of a process.
     Exit { id: u64, exit: Exit },
 }
@@ -63,7 +71,9 @@ const EXIT: u8 = 66;
 /// # Errors
 /// When the length is zero or above [`MAX_FRAME_BYTES`].
 pub(crate) fn take_frame(input: &mut BytesMut) -> Result<Option<Bytes>, Error> {
-    let Some(prefix) = input.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+    let Some(prefix) = input.first_chunk::<LENGTH_BYTES>() else {
+        return Ok(None);
+    };
     let length = u32::from_le_bytes(*prefix) as usize;
     if length == 0 || length > MAX_FRAME_BYTES {
         return Err(Error::Frame("length out of range"));
@@ -136,7 +146,9 @@ impl Fields<'_> {
     }
 
     fn sandbox(&mut self, sandbox: &Sandbox) {
-        let Sandbox::Full(confinement) = sandbox else { return self.u8(0) };
+        let Sandbox::Full(confinement) = sandbox else {
+            return self.u8(0);
+        };
         self.u8(1);
         self.path(&confinement.work_dir);
         self.path(confinement.tmp_dir.as_deref().unwrap_or(Path::new("")));
@@ -169,7 +181,10 @@ impl Fields<'_> {
         }
         self.capture(spec.stdout);
         self.capture(spec.stderr);
-        self.optional(spec.timeout.map(|timeout| u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX)));
+        self.optional(
+            spec.timeout
+                .map(|timeout| u64::try_from(timeout.as_micros()).unwrap_or(u64::MAX)),
+        );
         self.duration(spec.grace);
         self.limits(&spec.limits);
         self.sandbox(&spec.sandbox);
@@ -207,10 +222,20 @@ impl Request {
         let mut f = Cursor(frame);
         let request = match f.u8()? {
             CONFIGURE => Self::Configure(f.bytes()?),
-            SPAWN => Self::Spawn { id: f.u64()?, spec: Box::new(f.spec()?) },
-            KILL => Self::Kill { id: f.u64()?, signal: f.u32()?.cast_signed(), grace: f.duration()? },
+            SPAWN => Self::Spawn {
+                id: f.u64()?,
+                spec: Box::new(f.spec()?),
+            },
+            KILL => Self::Kill {
+                id: f.u64()?,
+                signal: f.u32()?.cast_signed(),
+                grace: f.duration()?,
+            },
             KILL_FOR_DISK => Self::KillForDisk { id: f.u64()? },
-            CREDIT => Self::Credit { id: f.u64()?, bytes: f.u64()? },
+            CREDIT => Self::Credit {
+                id: f.u64()?,
+                bytes: f.u64()?,
+            },
             SHUTDOWN => Self::Shutdown,
             _ => return Err(Error::Frame("unknown request")),
         };
@@ -246,7 +271,11 @@ impl Report {
                     exit.stdout_truncated,
                     exit.stderr_truncated,
                 ];
-                f.u8(flags.iter().enumerate().map(|(bit, set)| u8::from(*set) << bit).sum());
+                f.u8(flags
+                    .iter()
+                    .enumerate()
+                    .map(|(bit, set)| u8::from(*set) << bit)
+                    .sum());
             }),
         }
     }
@@ -261,10 +290,21 @@ impl Report {
             READY => Self::Ready(f.bytes()?),
             OUTPUT => {
                 let id = f.u64()?;
-                let stream = if f.flag()? { Stream::Stderr } else { Stream::Stdout };
-                Self::Output { id, stream, bytes: f.bytes()? }
+                let stream = if f.flag()? {
+                    Stream::Stderr
+                } else {
+                    Stream::Stdout
+                };
+                Self::Output {
+                    id,
+                    stream,
+                    bytes: f.bytes()?,
+                }
             }
-            EXIT => Self::Exit { id: f.u64()?, exit: f.exit()? },
+            EXIT => Self::Exit {
+                id: f.u64()?,
+                exit: f.exit()?,
+            },
             _ => return Err(Error::Frame("unknown report")),
         };
         f.end()?;
@@ -341,11 +381,18 @@ impl Cursor {
     }
 
     fn capture(&mut self) -> Result<Capture, Error> {
-        Ok(self.optional()?.map_or(Capture::Discard, |limit_bytes| Capture::Pipe { limit_bytes }))
+        Ok(self
+            .optional()?
+            .map_or(Capture::Discard, |limit_bytes| Capture::Pipe {
+                limit_bytes,
+            }))
     }
 
     /// A list; each element takes at least one byte, which bounds what is allocated.
-    fn list<T>(&mut self, mut element: impl FnMut(&mut Self) -> Result<T, Error>) -> Result<Vec<T>, Error> {
+    fn list<T>(
+        &mut self,
+        mut element: impl FnMut(&mut Self) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
         let length = self.u32()? as usize;
         if length > self.0.len() {
             return Err(Error::Frame("list longer than its frame"));
@@ -370,9 +417,24 @@ impl Cursor {
         }
         let work_dir = self.path()?;
         let tmp_dir = Some(self.path()?).filter(|path| !path.as_os_str().is_empty());
-        let network = if self.flag()? { Network::Host } else { Network::None };
-        let binds = self.list(|f| Ok(Bind { source: f.path()?, target: f.path()?, writable: f.flag()? }))?;
-        Ok(Sandbox::Full(Confinement { work_dir, tmp_dir, network, binds }))
+        let network = if self.flag()? {
+            Network::Host
+        } else {
+            Network::None
+        };
+        let binds = self.list(|f| {
+            Ok(Bind {
+                source: f.path()?,
+                target: f.path()?,
+                writable: f.flag()?,
+            })
+        })?;
+        Ok(Sandbox::Full(Confinement {
+            work_dir,
+            tmp_dir,
+            network,
+            binds,
+        }))
     }
 
     fn spec(&mut self) -> Result<Spec, Error> {
@@ -380,7 +442,11 @@ impl Cursor {
             argv: self.list(Self::os_string)?,
             env: self.list(|f| Ok((f.os_string()?, f.os_string()?)))?,
             cwd: self.path()?,
-            stdin: if self.flag()? { Stdin::Bytes(self.bytes()?) } else { Stdin::Null },
+            stdin: if self.flag()? {
+                Stdin::Bytes(self.bytes()?)
+            } else {
+                Stdin::Null
+            },
             stdout: self.capture()?,
             stderr: self.capture()?,
             timeout: self.optional()?.map(Duration::from_micros),
@@ -422,7 +488,11 @@ impl Cursor {
     }
 
     fn end(&self) -> Result<(), Error> {
-        if self.0.is_empty() { Ok(()) } else { Err(Error::Frame("trailing bytes")) }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Frame("trailing bytes"))
+        }
     }
 }
 
@@ -438,7 +508,11 @@ mod tests {
         spec.limits.processes = Some(7);
         let mut confinement = Confinement::new("/work");
         confinement.network = Network::Host;
-        confinement.binds.push(Bind { source: "/a".into(), target: "/b".into(), writable: true });
+        confinement.binds.push(Bind {
+            source: "/a".into(),
+            target: "/b".into(),
+            writable: true,
+        });
         spec.sandbox = Sandbox::Full(confinement);
         spec
     }
@@ -451,9 +525,15 @@ mod tests {
 
     #[test]
     fn a_request_survives_encoding() {
-        let request = Request::Spawn { id: 9, spec: Box::new(spec()) };
+        let request = Request::Spawn {
+            id: 9,
+            spec: Box::new(spec()),
+        };
         let frame = take_frame(&mut encoded(&request)).unwrap().unwrap();
-        assert_eq!(format!("{:?}", Request::decode(frame).unwrap()), format!("{request:?}"));
+        assert_eq!(
+            format!("{:?}", Request::decode(frame).unwrap()),
+            format!("{request:?}")
+        );
     }
 
     #[test]
@@ -461,11 +541,18 @@ mod tests {
         for outcome in [
             Outcome::Exited(3),
             Outcome::Signalled(9),
-            Outcome::NotStarted(SpawnFailure { stage: Stage::Exec, errno: libc::ENOENT }),
+            Outcome::NotStarted(SpawnFailure {
+                stage: Stage::Exec,
+                errno: libc::ENOENT,
+            }),
         ] {
             let exit = Exit {
                 outcome,
-                usage: Usage { user_us: 1, cgroup_peak_bytes: Some(4), ..Usage::default() },
+                usage: Usage {
+                    user_us: 1,
+                    cgroup_peak_bytes: Some(4),
+                    ..Usage::default()
+                },
                 timed_out: true,
                 oom_killed: false,
                 disk_exceeded: true,
@@ -473,18 +560,35 @@ mod tests {
                 stderr_truncated: true,
             };
             let mut out = Vec::new();
-            Report::Exit { id: 1, exit: exit.clone() }.encode(&mut out);
-            let frame = take_frame(&mut BytesMut::from(out.as_slice())).unwrap().unwrap();
-            let Report::Exit { id: 1, exit: back } = Report::decode(frame).unwrap() else { panic!("not an exit") };
+            Report::Exit {
+                id: 1,
+                exit: exit.clone(),
+            }
+            .encode(&mut out);
+            let frame = take_frame(&mut BytesMut::from(out.as_slice()))
+                .unwrap()
+                .unwrap();
+            let Report::Exit { id: 1, exit: back } = Report::decode(frame).unwrap() else {
+                panic!("not an exit")
+            };
             assert_eq!(back, exit);
         }
     }
 
     #[test]
     fn every_truncation_and_every_flipped_byte_is_an_error_or_another_request_but_never_a_panic() {
-        let whole = take_frame(&mut encoded(&Request::Spawn { id: 9, spec: Box::new(spec()) })).unwrap().unwrap();
+        let whole = take_frame(&mut encoded(&Request::Spawn {
+            id: 9,
+            spec: Box::new(spec()),
+        }))
+        .unwrap()
+        .unwrap();
         for length in 0..whole.len() {
-            assert!(Request::decode(whole.slice(..length)).is_err(), "accepted {length} of {} bytes", whole.len());
+            assert!(
+                Request::decode(whole.slice(..length)).is_err(),
+                "accepted {length} of {} bytes",
+                whole.len()
+            );
         }
         for position in 0..whole.len() {
             let mut bytes = whole.to_vec();
@@ -498,6 +602,10 @@ mod tests {
     fn an_absurd_length_is_refused_before_anything_is_buffered() {
         assert!(take_frame(&mut BytesMut::from(&u32::MAX.to_le_bytes()[..])).is_err());
         assert!(take_frame(&mut BytesMut::from(&0u32.to_le_bytes()[..])).is_err());
-        assert!(take_frame(&mut BytesMut::from(&[9, 0, 0, 0, 1][..])).unwrap().is_none());
+        assert!(
+            take_frame(&mut BytesMut::from(&[9, 0, 0, 0, 1][..]))
+                .unwrap()
+                .is_none()
+        );
     }
 }

@@ -9,7 +9,10 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 /// # Errors
 /// When the namespace does not map it.
 pub(crate) fn assume() -> Result<(), Errno> {
-    let (uid, gid) = (rustix::process::Uid::from_raw(INSIDE_ID), rustix::process::Gid::from_raw(INSIDE_ID));
+    let (uid, gid) = (
+        rustix::process::Uid::from_raw(INSIDE_ID),
+        rustix::process::Gid::from_raw(INSIDE_ID),
+    );
     rustix::thread::set_thread_groups(&[])?;
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     rustix::thread::set_thread_res_uid(uid, uid, uid)
@@ -30,7 +33,11 @@ pub(crate) fn renounce() -> Result<(), Errno> {
         }
     }
     let none = CapabilitySet::empty();
-    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    let sets = CapabilitySets {
+        effective: none,
+        permitted: none,
+        inheritable: none,
+    };
     rustix::thread::set_capabilities(None, sets)?;
     rustix::thread::set_no_new_privs(true)
 }

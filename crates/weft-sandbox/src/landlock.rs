@@ -4,8 +4,8 @@
 //! should not have been there. Reading is governed by what is mounted.
 
 use landlock::{
-    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    RulesetError, RulesetStatus, Scope,
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 use std::path::Path;
 
@@ -17,7 +17,14 @@ const CREATE_RULESET_VERSION: u32 = 1;
 /// The kernel's Landlock ABI version, 0 when it has none.
 pub(crate) fn abi() -> u32 {
     // SAFETY: with a null attribute and the version flag the call only returns a number.
-    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, CREATE_RULESET_VERSION) };
+    let version = unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            0,
+            0,
+            CREATE_RULESET_VERSION,
+        )
+    };
     u32::try_from(version).unwrap_or(0)
 }
 
@@ -37,13 +44,18 @@ pub(crate) fn restrict_writes<'a>(
         .scope(Scope::from_all(NEWEST))?
         .create()?
         .no_new_privs(true);
-    let devices = devices.into_iter().map(|path| (path, AccessFs::WriteFile | AccessFs::IoctlDev));
+    let devices = devices
+        .into_iter()
+        .map(|path| (path, AccessFs::WriteFile | AccessFs::IoctlDev));
     for (path, access) in writable.into_iter().map(|path| (path, all)).chain(devices) {
         if let Ok(file) = PathFd::new(path) {
             ruleset = ruleset.add_rule(PathBeneath::new(file, access))?;
         }
     }
     let status = ruleset.restrict_self()?;
-    debug_assert!(status.ruleset != RulesetStatus::NotEnforced || abi() == 0, "a kernel with Landlock enforces");
+    debug_assert!(
+        status.ruleset != RulesetStatus::NotEnforced || abi() == 0,
+        "a kernel with Landlock enforces"
+    );
     Ok(())
 }

@@ -6,14 +6,29 @@
 //!
 //! This crate knows processes, not tasks: no jobs, retries, artifacts or results.
 
+mod cgroup;
 mod client;
+mod clone;
+mod confine;
+mod connection;
+mod disk;
 mod error;
+mod failure;
+mod frame;
+mod identity;
+mod landlock;
+mod limits;
+mod mounts;
+mod namespaces;
 mod probe;
-mod spec;
+mod program;
+mod reports;
+mod seccomp;
 pub mod spawner;
+mod spec;
 mod sweep;
 
-pub use client::{Client, Finished, Process};
+pub use client::{Client, Finished, Process, probe};
 pub use error::Error;
 pub use probe::{Capabilities, CgroupSupport, CgroupVersion, Missing};
 pub use spec::*;

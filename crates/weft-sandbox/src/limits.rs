@@ -11,7 +11,13 @@ pub(crate) struct Rlimits(Vec<(Resource, Rlimit)>);
 pub(crate) fn raise_open_files() -> Rlimit {
     let usual = getrlimit(Resource::Nofile);
     // Not raised, it only runs fewer processes at once.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: usual.maximum, maximum: usual.maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: usual.maximum,
+            maximum: usual.maximum,
+        },
+    );
     usual
 }
 
@@ -27,9 +33,16 @@ impl Rlimits {
             (Resource::As, memory),
             (Resource::Nproc, processes),
         ];
-        let hard = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
-        let wanted = wanted.into_iter().filter_map(|(resource, limit)| Some((resource, hard(limit?))));
-        let open_files = limits.open_files.map_or_else(|| open_files.clone(), |limit| hard(u64::from(limit)));
+        let hard = |limit| Rlimit {
+            current: Some(limit),
+            maximum: Some(limit),
+        };
+        let wanted = wanted
+            .into_iter()
+            .filter_map(|(resource, limit)| Some((resource, hard(limit?))));
+        let open_files = limits
+            .open_files
+            .map_or_else(|| *open_files, |limit| hard(u64::from(limit)));
         Self(wanted.chain([(Resource::Nofile, open_files)]).collect())
     }
 
@@ -38,6 +51,8 @@ impl Rlimits {
     /// # Errors
     /// When a limit is above the hard limit of an unprivileged agent.
     pub(crate) fn apply(&self) -> rustix::io::Result<()> {
-        self.0.iter().try_for_each(|(resource, limit)| setrlimit(*resource, limit.clone()))
+        self.0
+            .iter()
+            .try_for_each(|(resource, limit)| setrlimit(*resource, *limit))
     }
 }

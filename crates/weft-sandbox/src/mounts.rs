@@ -7,7 +7,7 @@
 
 use crate::failure::At;
 use crate::{Bind, Confinement, Network, Options, SpawnFailure, Stage};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use std::ffi::{CStr, CString};
@@ -19,8 +19,19 @@ use std::path::{Path, PathBuf};
 /// namespace is private, so that nobody else sees it covered.
 const STAGES: [&str; 3] = ["/sys", "/mnt", "/srv"];
 
-/// Devices of every sandbox.
-const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
+/// Devices of every sandbox,
+/// with their minor numbers (Linux, "Allocated devices", major 1).
+const DEVICES: [(&str, u32); 5] = [
+    ("null", 3),
+    ("zero", 5),
+    ("full", 7),
+    ("random", 8),
+    ("urandom", 9),
+];
+const MEMORY_DEVICES_MAJOR: u32 = 1;
+
+/// File mode bits that processes do not give to new files unless they say so.
+pub(crate) const UMASK: Mode = Mode::from_raw_mode(0o022);
 
 /// Symbolic links in `/dev`. Shared memory is in `/tmp`, where it counts as disk.
 const DEVICE_LINKS: [(&str, &str); 5] = [
@@ -48,7 +59,10 @@ impl View {
     /// Looks at the system directories of `options`.
     pub(crate) fn new(options: &Options) -> Self {
         let mut view = Self {
-            stage: STAGES.into_iter().find(|stage| Path::new(stage).is_dir()).unwrap_or(STAGES[0]),
+            stage: STAGES
+                .into_iter()
+                .find(|stage| Path::new(stage).is_dir())
+                .unwrap_or(STAGES[0]),
             directories: Vec::new(),
             links: Vec::new(),
             hidden: options.hidden.clone(),
@@ -64,7 +78,12 @@ impl View {
         // A link to where a resolver keeps its file, outside of what is mounted.
         view.resolver = std::fs::canonicalize("/etc/resolv.conf")
             .ok()
-            .filter(|path| !view.directories.iter().any(|directory| path.starts_with(directory)));
+            .filter(|path| {
+                !view
+                    .directories
+                    .iter()
+                    .any(|directory| path.starts_with(directory))
+            });
         view
     }
 }
@@ -75,41 +94,76 @@ impl View {
 /// # Errors
 /// [`Stage::WorkDir`] for the work directory, [`Stage::Mount`] for the rest.
 pub(crate) fn enter(view: &View, confinement: &Confinement) -> Result<(), SpawnFailure> {
-    let tmp = tmp_dir(confinement)?;
-    let root = Builder { root: PathBuf::from(view.stage) };
-    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).at(Stage::Mount)?;
-    root.tmpfs("/", c"mode=755,size=1m,nr_inodes=4k").at(Stage::Mount)?;
+    let root = Builder {
+        root: PathBuf::from(view.stage),
+    };
+    rustix::mount::mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .at(Stage::Mount)?;
+    root.tmpfs("/", c"mode=755,size=1m,nr_inodes=4k")
+        .at(Stage::Mount)?;
     system(&root, view, confinement.network).at(Stage::Mount)?;
     devices(&root).at(Stage::Mount)?;
-    for Bind { source, target, writable } in &confinement.binds {
+    // First, because the work directory may be beneath it.
+    root.bind(&tmp_dir(confinement), Path::new("/tmp"), true)
+        .at(Stage::Mount)?;
+    for Bind {
+        source,
+        target,
+        writable,
+    } in &confinement.binds
+    {
         root.bind(source, target, *writable).at(Stage::Mount)?;
     }
-    root.bind(&confinement.work_dir, &confinement.work_dir, true).at(Stage::WorkDir)?;
-    root.bind(&tmp, Path::new("/tmp"), true).at(Stage::Mount)?;
+    root.bind(&confinement.work_dir, &confinement.work_dir, true)
+        .at(Stage::WorkDir)?;
     root.make_directory(Path::new("/proc")).at(Stage::Mount)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("proc", root.inside(Path::new("/proc")), "proc", flags, None::<&CStr>).at(Stage::Mount)?;
+    rustix::mount::mount(
+        "proc",
+        root.inside(Path::new("/proc")),
+        "proc",
+        flags,
+        None::<&CStr>,
+    )
+    .at(Stage::Mount)?;
     for hidden in &view.hidden {
-        root.read_only(hidden, false).or_else(absent).at(Stage::Mount)?;
+        root.read_only(hidden).or_else(absent).at(Stage::Mount)?;
     }
-    root.read_only(Path::new("/"), false).at(Stage::Mount)?;
+    root.read_only(Path::new("/")).at(Stage::Mount)?;
     root.pivot().at(Stage::Mount)
 }
 
 /// What is hidden need not exist.
 fn absent(error: Errno) -> Result<(), Errno> {
-    if matches!(error, Errno::NOENT | Errno::INVAL) { Ok(()) } else { Err(error) }
+    if matches!(error, Errno::NOENT | Errno::INVAL) {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 /// The host directory shown as `/tmp`.
-fn tmp_dir(confinement: &Confinement) -> Result<PathBuf, SpawnFailure> {
-    if let Some(directory) = &confinement.tmp_dir {
-        return Ok(directory.clone());
-    }
-    let directory = confinement.work_dir.join(".tmp");
-    match rustix::fs::mkdir(&directory, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => Ok(directory),
-        Err(error) => Err(error).at(Stage::WorkDir),
+fn tmp_dir(confinement: &Confinement) -> PathBuf {
+    confinement
+        .tmp_dir
+        .clone()
+        .unwrap_or_else(|| confinement.work_dir.join(".tmp"))
+}
+
+/// Makes the host directory shown as `/tmp`, unless the request brings one.
+///
+/// # Errors
+/// When the work directory does not exist.
+pub(crate) fn make_tmp(confinement: &Confinement) -> Result<(), Errno> {
+    match confinement.tmp_dir {
+        Some(_) => Ok(()),
+        None => match rustix::fs::mkdir(tmp_dir(confinement), Mode::RWXU) {
+            Err(Errno::EXIST) => Ok(()),
+            other => other,
+        },
     }
 }
 
@@ -136,12 +190,28 @@ fn system(root: &Builder, view: &View, network: Network) -> Result<(), Errno> {
 
 fn devices(root: &Builder) -> Result<(), Errno> {
     root.make_directory(Path::new("/dev"))?;
-    for device in DEVICES {
-        let path = Path::new("/dev").join(device);
+    rustix::process::umask(Mode::empty());
+    for (name, minor) in DEVICES {
+        let path = Path::new("/dev").join(name);
         let target = root.inside(&path);
-        rustix::fs::open(&target, OFlags::CREATE | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::mount::mount_bind(&path, &target)?;
+        let device = rustix::fs::makedev(MEMORY_DEVICES_MAJOR, minor);
+        // A node is cheaper than a mount, but only root in the host's user namespace may make one.
+        match rustix::fs::mknodat(
+            CWD,
+            &target,
+            FileType::CharacterDevice,
+            Mode::from_raw_mode(0o666),
+            device,
+        ) {
+            Ok(()) => {}
+            Err(Errno::PERM) => {
+                rustix::fs::open(&target, OFlags::CREATE | OFlags::CLOEXEC, Mode::empty())?;
+                rustix::mount::mount_bind(&path, &target)?;
+            }
+            Err(error) => return Err(error),
+        }
     }
+    rustix::process::umask(UMASK);
     for (name, target) in DEVICE_LINKS {
         rustix::fs::symlink(target, root.inside(&Path::new("/dev").join(name)))?;
     }
@@ -160,12 +230,18 @@ impl Builder {
     }
 
     fn tmpfs(&self, path: impl AsRef<Path>, options: &CStr) -> Result<(), Errno> {
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        rustix::mount::mount("tmpfs", self.inside(path.as_ref()), "tmpfs", flags, options)
+        rustix::mount::mount(
+            "tmpfs",
+            self.inside(path.as_ref()),
+            "tmpfs",
+            MountFlags::NOSUID,
+            options,
+        )
     }
 
     fn make_parents(&self, path: &Path) -> Result<(), Errno> {
-        path.parent().map_or(Ok(()), |parent| self.make_directory(parent))
+        path.parent()
+            .map_or(Ok(()), |parent| self.make_directory(parent))
     }
 
     fn make_directory(&self, path: &Path) -> Result<(), Errno> {
@@ -187,7 +263,11 @@ impl Builder {
 
     /// Mounts the host's `source` at `target`.
     fn bind(&self, source: &Path, target: &Path, writable: bool) -> Result<(), Errno> {
-        if !target.is_absolute() || target.components().any(|part| part == std::path::Component::ParentDir) {
+        if !target.is_absolute()
+            || target
+                .components()
+                .any(|part| part == std::path::Component::ParentDir)
+        {
             return Err(Errno::INVAL);
         }
         if std::fs::metadata(source).at_errno()?.is_dir() {
@@ -202,11 +282,13 @@ impl Builder {
         }
         let inside = self.inside(target);
         rustix::mount::mount_bind_recursive(source, &inside)?;
-        set_attributes(&inside, !writable, true)
+        let read_only = if writable { 0 } else { libc::MOUNT_ATTR_RDONLY };
+        let set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | read_only;
+        set_attributes(&inside, set, libc::AT_RECURSIVE)
     }
 
-    fn read_only(&self, path: &Path, recursive: bool) -> Result<(), Errno> {
-        set_attributes(&self.inside(path), true, recursive)
+    fn read_only(&self, path: &Path) -> Result<(), Errno> {
+        set_attributes(&self.inside(path), libc::MOUNT_ATTR_RDONLY, 0)
     }
 
     /// Makes this the root and lets go of the old one (pivot_root(2), "pivot_root(\".\", \".\")").
@@ -229,14 +311,14 @@ impl<T> AtErrno<T> for std::io::Result<T> {
     }
 }
 
-/// Adds nosuid, nodev and, if asked, read-only to a mount.
-fn set_attributes(path: &Path, read_only: bool, recursive: bool) -> Result<(), Errno> {
-    let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-    if read_only {
-        set |= libc::MOUNT_ATTR_RDONLY;
-    }
-    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
-    let flags = if recursive { libc::AT_RECURSIVE } else { 0 };
+/// Adds attributes to a mount, with `AT_RECURSIVE` also to those beneath it.
+fn set_attributes(path: &Path, set: u64, flags: libc::c_int) -> Result<(), Errno> {
+    let attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
     let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
     // SAFETY: the path is a C string and the attributes a `mount_attr` of the size told; both are only read.
     let outcome = unsafe {
@@ -249,7 +331,11 @@ fn set_attributes(path: &Path, read_only: bool, recursive: bool) -> Result<(), E
             size_of::<libc::mount_attr>(),
         )
     };
-    if outcome == 0 { Ok(()) } else { Err(crate::clone::last_errno()) }
+    if outcome == 0 {
+        Ok(())
+    } else {
+        Err(crate::clone::last_errno())
+    }
 }
 
 /// Gives the work directory and what is in it to `id`, without following links. Files with several links keep their
@@ -260,13 +346,23 @@ fn set_attributes(path: &Path, read_only: bool, recursive: bool) -> Result<(), E
 pub(crate) fn hand_over(directory: &Path, id: u32) -> Result<(), Errno> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
     let mut left = MAX_HANDED_OVER;
-    hand_over_from(rustix::fs::openat(CWD, directory, flags, Mode::empty())?, id, &mut left, 0)
+    hand_over_from(
+        rustix::fs::openat(CWD, directory, flags, Mode::empty())?,
+        id,
+        &mut left,
+        0,
+    )
 }
 
 /// Deepest directory that is handed over.
 const MAX_DEPTH: usize = 64;
 
-fn hand_over_from(directory: OwnedFd, id: u32, left: &mut usize, depth: usize) -> Result<(), Errno> {
+fn hand_over_from(
+    directory: OwnedFd,
+    id: u32,
+    left: &mut usize,
+    depth: usize,
+) -> Result<(), Errno> {
     let owner = (rustix::fs::Uid::from_raw(id), rustix::fs::Gid::from_raw(id));
     rustix::fs::fchown(&directory, Some(owner.0), Some(owner.1))?;
     for entry in rustix::fs::Dir::read_from(&directory)? {
@@ -277,14 +373,25 @@ fn hand_over_from(directory: OwnedFd, id: u32, left: &mut usize, depth: usize) -
         }
         *left = left.checked_sub(1).ok_or(Errno::TOOBIG)?;
         let state = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if rustix::fs::FileType::from_raw_mode(state.st_mode).is_dir() {
+        if FileType::from_raw_mode(state.st_mode).is_dir() {
             if depth == MAX_DEPTH {
                 return Err(Errno::TOOBIG);
             }
             let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
-            hand_over_from(rustix::fs::openat(&directory, name, flags, Mode::empty())?, id, left, depth + 1)?;
+            hand_over_from(
+                rustix::fs::openat(&directory, name, flags, Mode::empty())?,
+                id,
+                left,
+                depth + 1,
+            )?;
         } else if state.st_nlink == 1 {
-            rustix::fs::chownat(&directory, name, Some(owner.0), Some(owner.1), AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::chownat(
+                &directory,
+                name,
+                Some(owner.0),
+                Some(owner.1),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@
 //! remembers anything of a task without privileges. When the agent is root each task slot therefore keeps one of
 //! both, which the tasks that take the slot enter in turn. Without root each task makes its own.
 
-use crate::clone::{Fork, exit_now, fork_into, last_errno};
+use crate::clone::{Fork, fork_into, last_errno};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 use std::fs::File;
@@ -31,7 +31,8 @@ impl SlotNamespaces {
         let (ready, mut told) = io::pipe()?;
         let holder = match fork_into(libc::CLONE_NEWUSER | libc::CLONE_NEWNET, None)? {
             Fork::Child => {
-                let outcome = raise_loopback().map_or_else(Errno::raw_os_error, |()| 0);
+                let outcome = crate::program::die_with(None).and_then(|()| raise_loopback());
+                let outcome = outcome.map_or_else(Errno::raw_os_error, |()| 0);
                 let _ = io::Write::write_all(&mut told, &outcome.to_ne_bytes());
                 loop {
                     // SAFETY: `pause` has no preconditions.
@@ -58,7 +59,10 @@ impl SlotNamespaces {
         let map = format!("{INSIDE_ID} {id} 1");
         std::fs::write(path("uid_map"), &map)?;
         std::fs::write(path("gid_map"), &map)?;
-        Ok(Self { user: File::open(path("ns/user"))?, network: File::open(path("ns/net"))? })
+        Ok(Self {
+            user: File::open(path("ns/user"))?,
+            network: File::open(path("ns/net"))?,
+        })
     }
 
     pub(crate) fn user(&self) -> BorrowedFd<'_> {
@@ -99,14 +103,26 @@ pub(crate) fn map_own_identity(uid: u32, gid: u32) -> io::Result<()> {
 /// When the caller has no privilege in it.
 pub(crate) fn raise_loopback() -> Result<(), Errno> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
     // SAFETY: `ifreq` is plain data.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l'.cast_signed().into();
-    request.ifr_name[1] = b'o'.cast_signed().into();
+    for (place, letter) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *place = letter as libc::c_char;
+    }
     request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
     // SAFETY: the request is an initialised `ifreq` with a terminated name, which the kernel only reads.
-    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) } {
+    match unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw const request,
+        )
+    } {
         0 => Ok(()),
         _ => Err(last_errno()),
     }

@@ -2,7 +2,7 @@
 
 use crate::failure::At;
 use crate::limits::Rlimits;
-use crate::{DEFAULT_PATH, Spec, SpawnFailure, Stage};
+use crate::{DEFAULT_PATH, SpawnFailure, Spec, Stage};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use std::ffi::{CString, OsStr, c_char};
@@ -32,8 +32,15 @@ struct Pointers {
 impl Pointers {
     fn new(strings: Vec<CString>) -> Self {
         let ends = std::iter::once(std::ptr::null());
-        let pointers = strings.iter().map(|string| string.as_ptr()).chain(ends).collect();
-        Self { pointers, _strings: strings }
+        let pointers = strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain(ends)
+            .collect();
+        Self {
+            pointers,
+            _strings: strings,
+        }
     }
 }
 
@@ -49,10 +56,14 @@ impl Program {
         stdio: [RawFd; 3],
         marker: Option<String>,
     ) -> Result<Self, SpawnFailure> {
-        let arguments = spec.argv.iter().map(|argument| c_string(argument.as_bytes())).collect::<Result<_, _>>()?;
-        let variable = |(name, value): &(_, _)| variable(name, value);
+        let arguments = spec
+            .argv
+            .iter()
+            .map(|argument| c_string(argument.as_bytes()))
+            .collect::<Result<_, _>>()?;
+        let variables = spec.env.iter().map(|(name, value)| variable(name, value));
         let marker = marker.iter().map(|marker| c_string(marker.as_bytes()));
-        let environment = marker.chain(spec.env.iter().map(variable)).collect::<Result<_, _>>()?;
+        let environment = marker.chain(variables).collect::<Result<_, _>>()?;
         Ok(Self {
             path: c_string(path.as_os_str().as_bytes())?,
             cwd: c_string(spec.cwd.as_os_str().as_bytes())?,
@@ -71,10 +82,14 @@ impl Program {
                 // SAFETY: the path is a C string and both arrays are null-terminated arrays of C strings that live
                 // as long as `self`.
                 unsafe {
-                    let (arguments, environment) = (&self.arguments.pointers, &self.environment.pointers);
+                    let (arguments, environment) =
+                        (&self.arguments.pointers, &self.environment.pointers);
                     libc::execve(self.path.as_ptr(), arguments.as_ptr(), environment.as_ptr());
                 }
-                SpawnFailure { stage: Stage::Exec, errno: crate::clone::last_errno().raw_os_error() }
+                SpawnFailure {
+                    stage: Stage::Exec,
+                    errno: crate::clone::last_errno().raw_os_error(),
+                }
             }
         }
     }
@@ -93,7 +108,10 @@ impl Program {
 }
 
 fn c_string(bytes: &[u8]) -> Result<CString, SpawnFailure> {
-    CString::new(bytes).map_err(|_| SpawnFailure { stage: Stage::Request, errno: libc::EINVAL })
+    CString::new(bytes).map_err(|_| SpawnFailure {
+        stage: Stage::Request,
+        errno: libc::EINVAL,
+    })
 }
 
 fn variable(name: &OsStr, value: &OsStr) -> Result<CString, SpawnFailure> {
@@ -111,7 +129,11 @@ fn duplicate(source: RawFd, target: usize) -> Result<(), Errno> {
         return Ok(());
     }
     // SAFETY: takes two numbers; descriptors 0 to 2 belong to nobody else in the process about to execute.
-    if unsafe { libc::dup2(source, target) } < 0 { Err(crate::clone::last_errno()) } else { Ok(()) }
+    if unsafe { libc::dup2(source, target) } < 0 {
+        Err(crate::clone::last_errno())
+    } else {
+        Ok(())
+    }
 }
 
 /// Closes every descriptor from `first` on.
@@ -137,7 +159,11 @@ fn reset_signals() {
 /// [`Errno::SRCH`] when `parent` has ended already.
 pub(crate) fn die_with(parent: Option<Pid>) -> Result<(), Errno> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
-    if parent.is_some() && rustix::process::getppid() != parent { Err(Errno::SRCH) } else { Ok(()) }
+    if parent.is_some() && rustix::process::getppid() != parent {
+        Err(Errno::SRCH)
+    } else {
+        Ok(())
+    }
 }
 
 /// Lets the kernel prefer this process when memory runs out on the whole machine.
@@ -156,7 +182,10 @@ pub(crate) fn volunteer_for_oom() {
 /// `ENOENT`, or `EACCES` when only something not executable was found.
 pub(crate) fn find(spec: &Spec) -> Result<PathBuf, SpawnFailure> {
     let Some(name) = spec.argv.first().filter(|name| !name.is_empty()) else {
-        return Err(SpawnFailure { stage: Stage::Request, errno: libc::EINVAL });
+        return Err(SpawnFailure {
+            stage: Stage::Request,
+            errno: libc::EINVAL,
+        });
     };
     if name.as_bytes().contains(&b'/') {
         return Ok(name.into());

@@ -56,8 +56,14 @@ impl Cell {
             NOTHING => Told::Nothing,
             ENDED => Told::Ended(value),
             kind => {
-                let stage = u8::try_from(kind - FAILED).ok().and_then(Stage::from_code).unwrap_or(Stage::Clone);
-                Told::Failed(SpawnFailure { stage, errno: value })
+                let stage = u8::try_from(kind - FAILED)
+                    .ok()
+                    .and_then(Stage::from_code)
+                    .unwrap_or(Stage::Clone);
+                Told::Failed(SpawnFailure {
+                    stage,
+                    errno: value,
+                })
             }
         }
     }
@@ -80,7 +86,12 @@ impl Reports {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: an anonymous mapping at an address of the kernel's choice overlaps nothing.
         let address = unsafe {
-            mmap_anonymous(std::ptr::null_mut(), count * size_of::<Cell>(), protection, MapFlags::SHARED)
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                count * size_of::<Cell>(),
+                protection,
+                MapFlags::SHARED,
+            )
         }?;
         let cells = NonNull::new(address.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { cells, count })

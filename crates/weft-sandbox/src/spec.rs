@@ -48,8 +48,12 @@ impl Spec {
             env: vec![("PATH".into(), DEFAULT_PATH.into())],
             cwd: cwd.into(),
             stdin: Stdin::Null,
-            stdout: Capture::Pipe { limit_bytes: DEFAULT_CAPTURE_BYTES },
-            stderr: Capture::Pipe { limit_bytes: DEFAULT_CAPTURE_BYTES },
+            stdout: Capture::Pipe {
+                limit_bytes: DEFAULT_CAPTURE_BYTES,
+            },
+            stderr: Capture::Pipe {
+                limit_bytes: DEFAULT_CAPTURE_BYTES,
+            },
             timeout: None,
             grace: Duration::ZERO,
             limits: Limits::default(),
@@ -117,7 +121,12 @@ pub struct Confinement {
 impl Confinement {
     /// Confined to `work_dir`, without network.
     pub fn new(work_dir: impl Into<PathBuf>) -> Self {
-        Self { work_dir: work_dir.into(), tmp_dir: None, network: Network::None, binds: Vec::new() }
+        Self {
+            work_dir: work_dir.into(),
+            tmp_dir: None,
+            network: Network::None,
+            binds: Vec::new(),
+        }
     }
 }
 
@@ -211,7 +220,10 @@ impl Exit {
         match self.outcome {
             Outcome::Exited(code) => code,
             Outcome::Signalled(signal) => 128 + signal,
-            Outcome::NotStarted(SpawnFailure { stage: Stage::Exec, errno }) => match errno {
+            Outcome::NotStarted(SpawnFailure {
+                stage: Stage::Exec,
+                errno,
+            }) => match errno {
                 libc::ENOENT | libc::ENOTDIR => 127,
                 _ => 126,
             },
@@ -360,7 +372,17 @@ pub const DEFAULT_UID_BASE: u32 = 1_879_048_192;
 impl Options {
     /// Defaults for the node named `node_tag`.
     pub fn new(node_tag: impl Into<String>) -> Self {
-        let system = ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/opt", "/nix/store"];
+        let system = [
+            "/usr",
+            "/bin",
+            "/sbin",
+            "/lib",
+            "/lib32",
+            "/lib64",
+            "/etc",
+            "/opt",
+            "/nix/store",
+        ];
         Self {
             node_tag: node_tag.into(),
             system_dirs: system.into_iter().map(PathBuf::from).collect(),

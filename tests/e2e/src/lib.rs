@@ -1,1 +1,26 @@
-//! Test support for the end-to-end tests.
+//! Support for tests of the built binary: clusters that end with their test, commands with their
+//! output, polling with a deadline.
+
+mod cluster;
+mod command;
+mod netns;
+mod wait;
+
+pub use cluster::{AgentProcess, Cluster, UpOptions, processes_with};
+pub use command::{Done, Weft, finish};
+pub use netns::Namespaces;
+pub use wait::{eventually, eventually_some};
+
+/// Files that every Debian has, with known independent checksums by `crc32c`.
+pub const LICENSES: &str = "/usr/share/common-licenses";
+
+/// Whether a test that needs root and namespaces can run here; says why not.
+pub fn can_make_namespaces() -> bool {
+    // SAFETY: geteuid has no preconditions and cannot fail.
+    let root = unsafe { libc::geteuid() } == 0;
+    let ip = std::process::Command::new("ip").arg("-V").output().is_ok();
+    if !root || !ip {
+        eprintln!("skipped: needs root and iproute2");
+    }
+    root && ip
+}

@@ -28,15 +28,24 @@ impl Mounted {
     fn parse(mounts: &str, groups: &str) -> Self {
         let mut mounted = Self::default();
         for line in mounts.lines() {
-            let Some((fields, (kind, options))) = split_mount(line) else { continue };
-            let [_, _, _, root, point, ..] = fields[..] else { continue };
-            let own = |controller: &str| own_directory(Path::new(point), root, own_path(groups, controller)?);
+            let Some((fields, (kind, options))) = split_mount(line) else {
+                continue;
+            };
+            let [_, _, _, root, point, ..] = fields[..] else {
+                continue;
+            };
+            let own = |controller: &str| {
+                own_directory(Path::new(point), root, own_path(groups, controller)?)
+            };
             if kind == "cgroup2" {
                 mounted.unified = mounted.unified.or_else(|| own(""));
             } else if kind == "cgroup" {
                 for controller in options.split(',') {
                     if let Some(directory) = own(controller) {
-                        mounted.legacy.entry(controller.to_owned()).or_insert(directory);
+                        mounted
+                            .legacy
+                            .entry(controller.to_owned())
+                            .or_insert(directory);
                     }
                 }
             }
@@ -59,7 +68,10 @@ fn own_path<'a>(groups: &'a str, controller: &str) -> Option<&'a str> {
     groups.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
         let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        controllers.split(',').any(|name| name == controller).then_some(path)
+        controllers
+            .split(',')
+            .any(|name| name == controller)
+            .then_some(path)
     })
 }
 
@@ -68,7 +80,11 @@ fn own_path<'a>(groups: &'a str, controller: &str) -> Option<&'a str> {
 fn own_directory(point: &Path, root: &str, path: &str) -> Option<PathBuf> {
     let inside = Path::new(path).strip_prefix(root).unwrap_or(Path::new(""));
     let directory = point.join(inside);
-    Some(if directory.is_dir() || cfg!(test) { directory } else { point.to_path_buf() })
+    Some(if directory.is_dir() || cfg!(test) {
+        directory
+    } else {
+        point.to_path_buf()
+    })
 }
 
 #[cfg(test)]
@@ -91,7 +107,15 @@ mod tests {
     #[test]
     fn a_container_whose_mount_root_is_its_own_group_is_at_the_mount_point() {
         let mounts = "41 31 0:38 /docker/x /c rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(Mounted::parse(mounts, "0::/docker/x\n").unified.as_deref(), Some(Path::new("/c/")));
-        assert_eq!(Mounted::parse(mounts, "0::/docker/x/y\n").unified.as_deref(), Some(Path::new("/c/y")));
+        assert_eq!(
+            Mounted::parse(mounts, "0::/docker/x\n").unified.as_deref(),
+            Some(Path::new("/c/"))
+        );
+        assert_eq!(
+            Mounted::parse(mounts, "0::/docker/x/y\n")
+                .unified
+                .as_deref(),
+            Some(Path::new("/c/y"))
+        );
     }
 }

@@ -41,14 +41,22 @@ impl Hierarchy {
         }
         match mounted.unified {
             Some(own) => v2::Tree::open(&own, tag).map(Self::V2),
-            None => Err(io::Error::new(io::ErrorKind::NotFound, "no cgroup file system is mounted")),
+            None => Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "no cgroup file system is mounted",
+            )),
         }
     }
 
     /// What can be limited.
     pub(crate) fn support(&self) -> CgroupSupport {
         match self {
-            Self::None => CgroupSupport { version: CgroupVersion::None, cpu: false, memory: false, pids: false },
+            Self::None => CgroupSupport {
+                version: CgroupVersion::None,
+                cpu: false,
+                memory: false,
+                pids: false,
+            },
             Self::V1(controllers) => controllers.support(),
             Self::V2(tree) => tree.support(),
         }
@@ -66,16 +74,54 @@ impl Hierarchy {
         })
     }
 
-    /// Removes the node's directory and every group in it, which must be empty.
-    pub(crate) fn remove(&self) {
-        let roots: Vec<&Path> = match self {
+    fn roots(&self) -> Vec<&Path> {
+        match self {
             Self::None => Vec::new(),
             Self::V1(controllers) => controllers.roots().collect(),
             Self::V2(tree) => vec![tree.root()],
+        }
+    }
+
+    /// Moves the calling process into a group of its own in the node's directory. What it starts inherits that unless
+    /// it enters the group of a slot, so that a sweep finds all of it, at no cost for each.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        let Some(directory) = self.roots().last().map(|root| root.join(SPAWNER_LEAF)) else {
+            return Ok(());
         };
-        for root in roots {
+        make_directory(&directory)?;
+        write(&directory, "cgroup.procs", 0)
+    }
+
+    /// Moves the calling process back and removes the node's directory and every group in it, which must be empty.
+    pub(crate) fn remove(&self) {
+        for root in self.roots() {
+            let base = root.parent().unwrap_or(root);
+            // In the unified hierarchy the base takes no processes once it has controllers for its children, and they
+            // are in a leaf beside.
+            let leaves = subdirectories(base)
+                .into_iter()
+                .filter(|leaf| v2::is_agent_leaf(leaf));
+            for directory in std::iter::once(base.to_path_buf()).chain(leaves) {
+                if write(&directory, "cgroup.procs", 0).is_ok() {
+                    break;
+                }
+            }
             remove_tree(root);
         }
+    }
+}
+
+/// The group of the spawner and of what needs no group of its own.
+const SPAWNER_LEAF: &str = "spawner";
+
+/// Makes a directory unless it exists.
+fn make_directory(directory: &Path) -> io::Result<()> {
+    match std::fs::create_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -172,15 +218,22 @@ pub(crate) fn remove_tree(directory: &Path) -> bool {
 
 /// The groups directly in a group.
 pub(crate) fn subdirectories(directory: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let directories = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     directories.map(|entry| entry.path()).collect()
 }
 
 /// The processes directly in a group.
 pub(crate) fn members(directory: &Path) -> Vec<i32> {
     let text = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0).collect()
+    text.lines()
+        .filter_map(|line| line.parse().ok())
+        .filter(|pid| *pid > 0)
+        .collect()
 }
 
 /// Sends SIGKILL to the processes directly in a group and returns how many there were.
@@ -202,7 +255,13 @@ fn write(directory: &Path, file: &str, value: impl std::fmt::Display) -> io::Res
 
 /// The value after `key ` in a flat keyed file.
 fn keyed(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines().find_map(|line| {
+        line.strip_prefix(key)?
+            .strip_prefix(' ')?
+            .trim()
+            .parse()
+            .ok()
+    })
 }
 
 /// Microseconds of a scheduling period.

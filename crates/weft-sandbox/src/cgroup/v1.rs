@@ -1,7 +1,7 @@
 //! Legacy control groups: a hierarchy for each controller.
 
 use super::layout::Mounted;
-use super::{Counted, PERIOD_US, keyed, kill_members, members, quota_us, write};
+use super::{Counted, PERIOD_US, keyed, kill_members, make_directory, members, quota_us, write};
 use crate::{CgroupSupport, CgroupVersion, Limits};
 use std::fs::File;
 use std::io;
@@ -25,16 +25,21 @@ impl Controllers {
         let mut refused = None;
         let mut directory = |controller: &str| {
             let directory = mounted.legacy.get(controller)?.join(name);
-            match std::fs::create_dir(&directory) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            match make_directory(&directory) {
+                Ok(()) => Some(directory),
+                Err(error) => {
                     refused = Some(error);
                     None
                 }
-                _ => Some(directory),
             }
         };
-        let found = Self { cpu: directory("cpu"), memory: directory("memory"), pids: directory("pids") };
-        match (found.roots().next().is_some(), refused) {
+        let found = Self {
+            cpu: directory("cpu"),
+            memory: directory("memory"),
+            pids: directory("pids"),
+        };
+        let is_usable = found.roots().next().is_some();
+        match (is_usable, refused) {
             (true, _) => Ok(Some(found)),
             (false, Some(error)) => Err(error),
             (false, None) => Ok(None),
@@ -51,14 +56,30 @@ impl Controllers {
     }
 
     pub(crate) fn roots(&self) -> impl Iterator<Item = &Path> {
-        [&self.cpu, &self.memory, &self.pids].into_iter().flatten().map(PathBuf::as_path)
+        [&self.cpu, &self.memory, &self.pids]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
     }
 
     pub(crate) fn create(&self, slot: u32) -> io::Result<Group> {
-        let part = |root: &Option<PathBuf>| root.as_ref().map(|root| Part::create(root, slot)).transpose();
+        let part = |root: &Option<PathBuf>| {
+            root.as_ref()
+                .map(|root| Part::create(root, slot))
+                .transpose()
+        };
         let memory = part(&self.memory)?;
-        let counters = memory.as_ref().map(|memory| MemoryCounters::open(&memory.directory)).transpose()?;
-        Ok(Group { cpu: part(&self.cpu)?, pids: part(&self.pids)?, memory, counters, limits: Limits::default() })
+        let counters = memory
+            .as_ref()
+            .map(|memory| MemoryCounters::open(&memory.directory))
+            .transpose()?;
+        Ok(Group {
+            cpu: part(&self.cpu)?,
+            pids: part(&self.pids)?,
+            memory,
+            counters,
+            limits: Limits::default(),
+        })
     }
 }
 
@@ -73,10 +94,7 @@ struct Part {
 impl Part {
     fn create(root: &Path, slot: u32) -> io::Result<Self> {
         let directory = root.join(format!("s{slot}"));
-        match std::fs::create_dir(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+        make_directory(&directory)?;
         let tasks = File::options().write(true).open(directory.join("tasks"))?;
         Ok(Self { directory, tasks })
     }
@@ -91,8 +109,14 @@ struct MemoryCounters {
 
 impl MemoryCounters {
     fn open(directory: &Path) -> io::Result<Self> {
-        let peak = File::options().read(true).write(true).open(directory.join("memory.max_usage_in_bytes"))?;
-        Ok(Self { peak, oom: File::open(directory.join("memory.oom_control"))? })
+        let peak = File::options()
+            .read(true)
+            .write(true)
+            .open(directory.join("memory.max_usage_in_bytes"))?;
+        Ok(Self {
+            peak,
+            oom: File::open(directory.join("memory.oom_control"))?,
+        })
     }
 }
 
@@ -124,11 +148,15 @@ impl Group {
         if let Some(Part { directory, .. }) = &self.cpu {
             if limits.cpu_quota_millicores != self.limits.cpu_quota_millicores {
                 write(directory, "cpu.cfs_period_us", PERIOD_US)?;
-                let quota = limits.cpu_quota_millicores.map_or(-1, |m| quota_us(m).cast_signed());
+                let quota = limits
+                    .cpu_quota_millicores
+                    .map_or(-1, |m| quota_us(m).cast_signed());
                 write(directory, "cpu.cfs_quota_us", quota)?;
             }
             if limits.cpu_weight_millicores != self.limits.cpu_weight_millicores {
-                let shares = limits.cpu_weight_millicores.map_or(1_024, |m| m.saturating_mul(1_024) / 1_000);
+                let shares = limits
+                    .cpu_weight_millicores
+                    .map_or(1_024, |m| m.saturating_mul(1_024) / 1_000);
                 write(directory, "cpu.shares", shares.clamp(2, 262_144))?;
             }
         }
@@ -145,7 +173,11 @@ impl Group {
                 None => write(directory, "pids.max", "max")?,
             }
         }
-        if let Some(counters) = self.counters.as_ref().filter(|_| limits.memory_bytes.is_some()) {
+        if let Some(counters) = self
+            .counters
+            .as_ref()
+            .filter(|_| limits.memory_bytes.is_some())
+        {
             rustix::io::pwrite(&counters.peak, b"0", 0)?;
         }
         self.limits = *limits;
@@ -153,7 +185,9 @@ impl Group {
     }
 
     pub(crate) fn counted(&self) -> Counted {
-        let Some(counters) = &self.counters else { return Counted::default() };
+        let Some(counters) = &self.counters else {
+            return Counted::default();
+        };
         let mut buffer = [0; 256];
         let mut read = |file: &File| {
             let length = rustix::io::pread(file, &mut buffer, 0).unwrap_or(0);
@@ -162,12 +196,16 @@ impl Group {
         let limited = self.limits.memory_bytes.is_some();
         Counted {
             oom_kills: keyed(&read(&counters.oom), "oom_kill").unwrap_or(0),
-            peak_bytes: limited.then(|| read(&counters.peak).trim().parse().ok()).flatten(),
+            peak_bytes: limited
+                .then(|| read(&counters.peak).trim().parse().ok())
+                .flatten(),
         }
     }
 
     pub(crate) fn kill(&mut self) -> bool {
-        let Some(first) = self.parts().next().map(|part| part.directory.clone()) else { return true };
+        let Some(first) = self.parts().next().map(|part| part.directory.clone()) else {
+            return true;
+        };
         if members(&first).is_empty() {
             return true;
         }
@@ -188,7 +226,13 @@ fn write_memory(directory: &Path, limit: Option<u64>) -> io::Result<()> {
     if has_swap {
         std::fs::write(&swap, "-1")?;
     }
-    let Some(bytes) = limit else { return write(directory, "memory.limit_in_bytes", -1) };
+    let Some(bytes) = limit else {
+        return write(directory, "memory.limit_in_bytes", -1);
+    };
     write(directory, "memory.limit_in_bytes", bytes)?;
-    if has_swap { std::fs::write(&swap, bytes.to_string()) } else { Ok(()) }
+    if has_swap {
+        std::fs::write(&swap, bytes.to_string())
+    } else {
+        Ok(())
+    }
 }

@@ -4,7 +4,7 @@
 //! when the agent is not root. A group with controllers enabled for its children may not have processes of its own
 //! (cgroup v2, "no internal process constraint"), so the agent first moves into a leaf.
 
-use super::{Counted, PERIOD_US, keyed, kill_members, members, quota_us, write};
+use super::{Counted, PERIOD_US, keyed, kill_members, make_directory, members, quota_us, write};
 use crate::{CgroupSupport, CgroupVersion, Limits};
 use std::fs::File;
 use std::io;
@@ -29,15 +29,13 @@ impl Tree {
     /// # Errors
     /// When it is not writable.
     pub(crate) fn open(own: &Path, tag: &str) -> io::Result<Self> {
-        let in_leaf = own.file_name().is_some_and(|name| name.to_string_lossy().starts_with(AGENT_LEAF));
-        let base = own.parent().filter(|_| in_leaf).unwrap_or(own);
+        let base = own.parent().filter(|_| is_agent_leaf(own)).unwrap_or(own);
         let root = base.join(super::directory_name(tag));
-        match std::fs::create_dir(&root) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+        make_directory(&root)?;
         let enabled = CONTROLLERS.map(|controller| {
-            enable(base, controller, tag).and_then(|()| enable(&root, controller, tag)).is_ok()
+            enable(base, controller, tag)
+                .and_then(|()| enable(&root, controller, tag))
+                .is_ok()
         });
         Ok(Self { root, enabled })
     }
@@ -48,19 +46,36 @@ impl Tree {
 
     pub(crate) fn support(&self) -> CgroupSupport {
         let [cpu, memory, pids] = self.enabled;
-        CgroupSupport { version: CgroupVersion::V2, cpu, memory, pids }
+        CgroupSupport {
+            version: CgroupVersion::V2,
+            cpu,
+            memory,
+            pids,
+        }
     }
 
     pub(crate) fn create(&self, slot: u32) -> io::Result<Group> {
         let path = self.root.join(format!("s{slot}"));
-        match std::fs::create_dir(&path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let entrance = File::options().write(true).open(path.join("cgroup.procs"))?;
+        make_directory(&path)?;
+        let entrance = File::options()
+            .write(true)
+            .open(path.join("cgroup.procs"))?;
         let directory = File::open(&path)?;
-        Ok(Group { path, directory, entrance, enabled: self.enabled, limits: Limits::default() })
+        Ok(Group {
+            path,
+            directory,
+            entrance,
+            enabled: self.enabled,
+            limits: Limits::default(),
+        })
     }
+}
+
+/// Whether a group is one into which an agent moved itself.
+pub(super) fn is_agent_leaf(group: &Path) -> bool {
+    group
+        .file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with(AGENT_LEAF))
 }
 
 /// Enables a controller for the children of `group`, moving its processes into a leaf when they are in the way.
@@ -106,7 +121,9 @@ impl Group {
     pub(crate) fn prepare(&mut self, limits: &Limits) -> io::Result<()> {
         let [cpu, memory, pids] = self.enabled;
         if cpu && limits.cpu_quota_millicores != self.limits.cpu_quota_millicores {
-            let quota = limits.cpu_quota_millicores.map_or("max".to_owned(), |m| quota_us(m).to_string());
+            let quota = limits
+                .cpu_quota_millicores
+                .map_or("max".to_owned(), |m| quota_us(m).to_string());
             write(&self.path, "cpu.max", format_args!("{quota} {PERIOD_US}"))?;
         }
         if cpu && limits.cpu_weight_millicores != self.limits.cpu_weight_millicores {
@@ -119,7 +136,15 @@ impl Group {
                 None => write(&self.path, "memory.max", "max")?,
             }
             // Absent without swap accounting.
-            let _ = write(&self.path, "memory.swap.max", if limits.memory_bytes.is_some() { "0" } else { "max" });
+            let _ = write(
+                &self.path,
+                "memory.swap.max",
+                if limits.memory_bytes.is_some() {
+                    "0"
+                } else {
+                    "max"
+                },
+            );
         }
         if pids && limits.processes != self.limits.processes {
             match limits.processes {
@@ -137,7 +162,10 @@ impl Group {
             return Counted::default();
         }
         let events = std::fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
-        Counted { oom_kills: keyed(&events, "oom_kill").unwrap_or(0), peak_bytes: None }
+        Counted {
+            oom_kills: keyed(&events, "oom_kill").unwrap_or(0),
+            peak_bytes: None,
+        }
     }
 
     pub(crate) fn kill(&mut self) -> bool {
@@ -160,10 +188,17 @@ mod tests {
 
     #[test]
     fn a_process_put_into_a_unified_group_is_killed_with_it() {
-        let Some(own) = Mounted::read().unwrap().unified else { return };
-        let Ok(tree) = Tree::open(&own, &format!("v2test-{}", std::process::id())) else { return };
+        let Some(own) = Mounted::read().unwrap().unified else {
+            return;
+        };
+        let Ok(tree) = Tree::open(&own, &format!("v2test-{}", std::process::id())) else {
+            return;
+        };
         let mut group = tree.create(0).unwrap();
-        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
         write(group.path(), "cgroup.procs", child.id()).unwrap();
         assert!(!group.kill(), "the group still had a member");
         assert!(!child.wait().unwrap().success());

@@ -66,7 +66,10 @@ mod tests {
         assert_eq!(deadlines.pop(start), None);
         deadlines.clean(1, |id| id == 5_000);
         assert_eq!(deadlines.next(), Some(start + Duration::from_secs(5_000)));
-        assert_eq!(deadlines.pop(start + Duration::from_secs(5_000)), Some((5_000, Due::Timeout)));
+        assert_eq!(
+            deadlines.pop(start + Duration::from_secs(5_000)),
+            Some((5_000, Due::Timeout))
+        );
         assert_eq!(deadlines.next(), None);
     }
 }

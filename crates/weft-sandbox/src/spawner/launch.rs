@@ -9,10 +9,10 @@ use crate::limits::{Rlimits, raise_open_files};
 use crate::mounts::View;
 use crate::program::{self, Program};
 use crate::reports::{Reports, Told};
-use crate::seccomp::Filters;
+use crate::seccomp::Filter;
 use crate::{
-    Capture, CgroupSupport, Confinement, DEFAULT_PROCESSES, Error, Limits, Options, Sandbox, SpawnFailure, Spec, Stage,
-    Stdin,
+    Capture, CgroupSupport, Confinement, DEFAULT_PROCESSES, Error, Limits, Options, Sandbox,
+    SpawnFailure, Spec, Stage, Stdin,
 };
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -46,7 +46,7 @@ pub(crate) struct Launcher {
     pub(crate) slots: Slots,
     support: CgroupSupport,
     view: View,
-    filters: Filters,
+    filter: Filter,
     stack: Stack,
     reports: Reports,
     paths: HashMap<(OsString, OsString), PathBuf>,
@@ -72,11 +72,17 @@ impl Streams {
         };
         let (stdout, out) = output(spec.stdout)?.unzip();
         let (stderr, err) = output(spec.stderr)?.unzip();
-        Ok(Self { stdout, stderr, given: [stdin, out, err] })
+        Ok(Self {
+            stdout,
+            stderr,
+            given: [stdin, out, err],
+        })
     }
 
     fn descriptors(&self) -> [RawFd; 3] {
-        self.given.each_ref().map(|end| end.as_ref().map_or(NULL, AsRawFd::as_raw_fd))
+        self.given
+            .each_ref()
+            .map(|end| end.as_ref().map_or(NULL, AsRawFd::as_raw_fd))
     }
 }
 
@@ -100,7 +106,9 @@ fn input(bytes: &[u8]) -> Result<OwnedFd, Errno> {
 
 /// The ends of an output pipe: ours does not block, the other does.
 fn output(capture: Capture) -> Result<Option<(OwnedFd, OwnedFd)>, Errno> {
-    let Capture::Pipe { .. } = capture else { return Ok(None) };
+    let Capture::Pipe { .. } = capture else {
+        return Ok(None);
+    };
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     rustix::fs::fcntl_setfl(&reader, rustix::fs::OFlags::NONBLOCK)?;
     Ok(Some((reader, writer)))
@@ -113,18 +121,22 @@ impl Launcher {
     /// When the system refuses what even unconfined processes need.
     pub(crate) fn new(options: &Options, hierarchy: Hierarchy) -> Result<Self, Error> {
         let own_pid = rustix::process::getpid();
-        let own_pidfd = rustix::process::pidfd_open(own_pid, PidfdFlags::empty())
-            .map_err(|error| Error::System { context: "cannot open a pidfd", source: error.into() })?;
-        let filters = Filters::compile().map_err(|error| Error::System {
-            context: "cannot compile the system call filter",
-            source: std::io::Error::other(error),
-        })?;
+        let own_pidfd =
+            rustix::process::pidfd_open(own_pid, PidfdFlags::empty()).map_err(|error| {
+                Error::System {
+                    context: "cannot open a pidfd",
+                    source: error.into(),
+                }
+            })?;
         let reports = Reports::map(options.max_running as usize + SPARE_SLOTS);
         Ok(Self {
             support: hierarchy.support(),
-            slots: Slots::new(hierarchy, HostIds::choose(options.uid_base, options.max_running)),
+            slots: Slots::new(
+                hierarchy,
+                HostIds::choose(options.uid_base, options.max_running),
+            ),
             view: View::new(options),
-            filters,
+            filter: Filter::new(),
             stack: Stack::new(),
             reports: reports.map_err(Error::system("cannot map memory"))?,
             paths: HashMap::new(),
@@ -145,7 +157,10 @@ impl Launcher {
     /// later.
     pub(crate) fn start(&mut self, spec: &Spec, marker: String) -> Result<Started, SpawnFailure> {
         if !spec.cwd.is_absolute() {
-            return Err(SpawnFailure { stage: Stage::WorkDir, errno: libc::EINVAL });
+            return Err(SpawnFailure {
+                stage: Stage::WorkDir,
+                errno: libc::EINVAL,
+            });
         }
         match &spec.sandbox {
             Sandbox::None => self.start_unconfined(spec, &marker),
@@ -159,7 +174,12 @@ impl Launcher {
             false => None,
         };
         match self.execute_unconfined(spec, marker, slot.as_ref()) {
-            Ok((pid, streams)) => Ok(Started { pid, slot, stdout: streams.stdout, stderr: streams.stderr }),
+            Ok((pid, streams)) => Ok(Started {
+                pid,
+                slot,
+                stdout: streams.stdout,
+                stderr: streams.stderr,
+            }),
             Err(failure) => {
                 slot.into_iter().for_each(|slot| self.slots.give_back(slot));
                 Err(failure)
@@ -180,18 +200,29 @@ impl Launcher {
         marker: &str,
         slot: Option<&Slot>,
     ) -> Result<(Pid, Streams), SpawnFailure> {
-        let entrances = slot.and_then(|slot| slot.group.as_ref()).map(|group| group.entrances()).unwrap_or_default();
+        let entrances = slot
+            .and_then(|slot| slot.group.as_ref())
+            .map(|group| group.entrances())
+            .unwrap_or_default();
         let streams = Streams::open(spec).at(Stage::Descriptors)?;
         let rlimits = Rlimits::new(&spec.limits, &self.support, &self.open_files);
-        let mut failure = SpawnFailure { stage: Stage::Exec, errno: libc::ENOENT };
+        let mut failure = SpawnFailure {
+            stage: Stage::Exec,
+            errno: libc::ENOENT,
+        };
         // A remembered path may have gone; then it is looked up once more.
         for remembered in [true, false] {
-            let Some(path) = self.find(spec, remembered)? else { continue };
+            let Some(path) = self.find(spec, remembered)? else {
+                continue;
+            };
             let stdio = streams.descriptors();
-            let program = Program::new(spec, &path, rlimits.clone(), stdio, Some(marker.to_owned()))?;
+            let program =
+                Program::new(spec, &path, rlimits.clone(), stdio, Some(marker.to_owned()))?;
             let own_pid = self.own_pid;
             let mut told = None;
-            let pid = self.stack.run_borrowing(&mut || told = Some(become_unconfined(&program, &entrances, own_pid)));
+            let pid = self.stack.run_borrowing(&mut || {
+                told = Some(become_unconfined(&program, &entrances, own_pid))
+            });
             let pid = pid.at(Stage::Clone)?;
             match told {
                 None => return Ok((pid, streams)),
@@ -222,15 +253,27 @@ impl Launcher {
         Ok(Some(path))
     }
 
-    fn start_confined(&mut self, spec: &Spec, confinement: &Confinement) -> Result<Started, SpawnFailure> {
+    fn start_confined(
+        &mut self,
+        spec: &Spec,
+        confinement: &Confinement,
+    ) -> Result<Started, SpawnFailure> {
         let mut limits = spec.limits;
         // One more for the init.
-        limits.processes = Some(limits.processes.unwrap_or(DEFAULT_PROCESSES).saturating_add(1));
+        limits.processes = Some(
+            limits
+                .processes
+                .unwrap_or(DEFAULT_PROCESSES)
+                .saturating_add(1),
+        );
         let slot = self.slots.take(&limits, true)?;
         match self.fork_confined(spec, confinement, &limits, &slot) {
-            Ok((pid, streams)) => {
-                Ok(Started { pid, slot: Some(slot), stdout: streams.stdout, stderr: streams.stderr })
-            }
+            Ok((pid, streams)) => Ok(Started {
+                pid,
+                slot: Some(slot),
+                stdout: streams.stdout,
+                stderr: streams.stderr,
+            }),
             Err(failure) => {
                 self.slots.give_back(slot);
                 Err(failure)
@@ -256,14 +299,18 @@ impl Launcher {
             spec,
             confinement,
             view: &self.view,
-            filters: &self.filters,
+            filter: &self.filter,
             rlimits: Rlimits::new(limits, &self.support, &self.open_files),
             stdio: streams.descriptors(),
             entrances: &entrances,
             owner: self.owner(slot),
             spawner: self.own_pidfd.as_fd(),
         };
-        let report = self.reports.cell(slot.index).ok_or(Errno::AGAIN).at(Stage::Clone)?;
+        let report = self
+            .reports
+            .cell(slot.index)
+            .ok_or(Errno::AGAIN)
+            .at(Stage::Clone)?;
         report.take();
         match fork_into(plan.clone_flags(), target).at(Stage::Clone)? {
             Fork::Child => plan.run_init(report),
@@ -283,17 +330,26 @@ impl Launcher {
 
     /// What the init of a slot told.
     pub(crate) fn told(&self, slot: &Slot) -> Told {
-        self.reports.cell(slot.index).map_or(Told::Nothing, |cell| cell.take())
+        self.reports
+            .cell(slot.index)
+            .map_or(Told::Nothing, |cell| cell.take())
     }
 
     /// Builds the full sandbox of `spec` once and throws it away.
     ///
     /// # Errors
     /// At the stage that this machine does not allow.
-    pub(crate) fn try_confined(&mut self, spec: &Spec, confinement: &Confinement) -> Result<(), SpawnFailure> {
+    pub(crate) fn try_confined(
+        &mut self,
+        spec: &Spec,
+        confinement: &Confinement,
+    ) -> Result<(), SpawnFailure> {
         let started = self.start_confined(spec, confinement)?;
-        let waited = rustix::process::waitpid(Some(started.pid), WaitOptions::empty()).at(Stage::Clone);
-        let Some(slot) = started.slot else { return Ok(()) };
+        let waited =
+            rustix::process::waitpid(Some(started.pid), WaitOptions::empty()).at(Stage::Clone);
+        let Some(slot) = started.slot else {
+            return Ok(());
+        };
         let told = self.told(&slot);
         self.slots.give_back(slot);
         waited?;
@@ -309,7 +365,12 @@ impl Launcher {
 fn become_unconfined(program: &Program, entrances: &[RawFd], parent: Pid) -> SpawnFailure {
     let prepared = program::die_with(Some(parent))
         .at(Stage::Clone)
-        .and_then(|()| entrances.iter().try_for_each(|entrance| enter_group(*entrance)).at(Stage::Cgroup));
+        .and_then(|()| {
+            entrances
+                .iter()
+                .try_for_each(|entrance| enter_group(*entrance))
+                .at(Stage::Cgroup)
+        });
     match prepared {
         Ok(()) => {
             program::volunteer_for_oom();

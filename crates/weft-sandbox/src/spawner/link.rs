@@ -1,8 +1,8 @@
 //! The spawner's end of the socket.
 
 use crate::Error;
-use crate::frame::{Report, Request, encode_output, take_frame};
 use crate::Stream;
+use crate::frame::{Report, Request, encode_output, take_frame};
 use bytes::BytesMut;
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,7 +35,13 @@ impl Link {
     /// Takes over a non-blocking stream socket.
     pub(crate) fn new(socket: OwnedFd) -> Self {
         let scratch = vec![0; READ_BYTES].into_boxed_slice();
-        Self { socket, inbox: BytesMut::new(), outbox: Vec::new(), sent: 0, scratch }
+        Self {
+            socket,
+            inbox: BytesMut::new(),
+            outbox: Vec::new(),
+            sent: 0,
+            scratch,
+        }
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
@@ -60,7 +66,9 @@ impl Link {
     /// # Errors
     /// When it does not parse; nothing after it can be trusted.
     pub(crate) fn next_request(&mut self) -> Result<Option<Request>, Error> {
-        take_frame(&mut self.inbox)?.map(Request::decode).transpose()
+        take_frame(&mut self.inbox)?
+            .map(Request::decode)
+            .transpose()
     }
 
     /// Puts a report into the outbox.

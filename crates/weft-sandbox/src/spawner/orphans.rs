@@ -40,7 +40,12 @@ impl Orphans {
         // Absent when the kernel is built without CONFIG_PROC_CHILDREN; then the process table is read.
         let children = File::open(format!("/proc/self/task/{pid}/children")).ok();
         let marker = format!("{MARKER_VARIABLE}={tag}.{pid}.");
-        Self { marker, children, known: BTreeMap::new(), buffer: vec![0; CHILDREN_BYTES].into() }
+        Self {
+            marker,
+            children,
+            known: BTreeMap::new(),
+            buffer: vec![0; CHILDREN_BYTES].into(),
+        }
     }
 
     /// The environment variable that marks the descendants of task `id`.
@@ -60,7 +65,8 @@ impl Orphans {
         let mut seen = BTreeMap::new();
         for pid in self.children().into_iter().filter(|pid| !is_task(*pid)) {
             let owner = self.known.get(&pid).copied();
-            let owner = owner.unwrap_or_else(|| self.owner_of(pid).map_or(Owner::UpTo(newest), Owner::Task));
+            let owner = owner
+                .unwrap_or_else(|| self.owner_of(pid).map_or(Owner::UpTo(newest), Owner::Task));
             let alive = match owner {
                 Owner::Task(id) => lives(id),
                 Owner::UpTo(last) => any_up_to(last),
@@ -87,18 +93,33 @@ impl Orphans {
 
     fn owner_of(&self, pid: i32) -> Option<u64> {
         let mut environment = Vec::new();
-        File::open(format!("/proc/{pid}/environ")).ok()?.take(ENVIRONMENT_BYTES).read_to_end(&mut environment).ok()?;
+        File::open(format!("/proc/{pid}/environ"))
+            .ok()?
+            .take(ENVIRONMENT_BYTES)
+            .read_to_end(&mut environment)
+            .ok()?;
         let mut variables = environment.split(|byte| *byte == 0);
-        variables.find_map(|variable| std::str::from_utf8(variable).ok()?.strip_prefix(&self.marker)?.parse().ok())
+        variables.find_map(|variable| {
+            std::str::from_utf8(variable)
+                .ok()?
+                .strip_prefix(&self.marker)?
+                .parse()
+                .ok()
+        })
     }
 
     fn children(&mut self) -> Vec<i32> {
-        let Some(file) = &self.children else { return children_by_table() };
+        let Some(file) = &self.children else {
+            return children_by_table();
+        };
         let length = rustix::io::pread(file, &mut *self.buffer, 0).unwrap_or(0);
         let text = String::from_utf8_lossy(&self.buffer[..length]);
         // A number cut at the end of the buffer would be another process.
         let whole = text.rfind(' ').map_or("", |end| &text[..end]);
-        whole.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+        whole
+            .split_ascii_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .collect()
     }
 }
 
@@ -112,8 +133,12 @@ fn kill(pid: i32) {
 /// Children found by the parent's id in the process table.
 fn children_by_table() -> Vec<i32> {
     let own = std::process::id();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| parent_of(*pid) == Some(own)).collect()
 }
 

@@ -24,14 +24,23 @@ pub(crate) fn reap(pid: Pid) -> Option<Ended> {
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     // SAFETY: both are valid places to write to.
     let reaped = unsafe {
-        libc::wait4(pid.as_raw_nonzero().get(), &raw mut status, libc::WNOHANG | libc::__WALL, &raw mut usage)
+        libc::wait4(
+            pid.as_raw_nonzero().get(),
+            &raw mut status,
+            libc::WNOHANG | libc::__WALL,
+            &raw mut usage,
+        )
     };
-    (reaped > 0).then(|| Ended { status, usage: convert(&usage) })
+    (reaped > 0).then(|| Ended {
+        status,
+        usage: convert(&usage),
+    })
 }
 
 fn convert(usage: &libc::rusage) -> Usage {
     let microseconds = |time: libc::timeval| {
-        u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_usec).unwrap_or(0)
+        u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000
+            + u64::try_from(time.tv_usec).unwrap_or(0)
     };
     Usage {
         user_us: microseconds(usage.ru_utime),

@@ -35,8 +35,13 @@ impl HostIds {
         const NOBODY: u32 = 65_534;
         let covers = |first: u32, count: u32| {
             map.lines().any(|line| {
-                let fields: Vec<u64> = line.split_whitespace().filter_map(|field| field.parse().ok()).collect();
-                let [inside, _, length] = fields[..] else { return false };
+                let fields: Vec<u64> = line
+                    .split_whitespace()
+                    .filter_map(|field| field.parse().ok())
+                    .collect();
+                let [inside, _, length] = fields[..] else {
+                    return false;
+                };
                 inside <= u64::from(first) && u64::from(first) + u64::from(count) <= inside + length
             })
         };
@@ -70,7 +75,9 @@ pub(crate) struct Slot {
 impl Slot {
     /// Whether the kernel killed for memory during the current task, and the peak.
     pub(crate) fn memory_outcome(&mut self) -> (bool, Option<u64>) {
-        let Some(group) = &self.group else { return (false, None) };
+        let Some(group) = &self.group else {
+            return (false, None);
+        };
         let counted = group.counted();
         let killed = counted.oom_kills > self.oom_kills_before;
         self.oom_kills_before = self.oom_kills_before.max(counted.oom_kills);
@@ -92,7 +99,14 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn new(hierarchy: Hierarchy, ids: HostIds) -> Self {
-        Self { hierarchy, ids, idle: Vec::new(), draining: Vec::new(), free: Vec::new(), next: 0 }
+        Self {
+            hierarchy,
+            ids,
+            idle: Vec::new(),
+            draining: Vec::new(),
+            free: Vec::new(),
+            next: 0,
+        }
     }
 
     pub(crate) fn ids(&self) -> HostIds {
@@ -119,7 +133,12 @@ impl Slots {
             self.next += 1;
             self.next - 1
         });
-        Slot { index, group: None, namespaces: None, oom_kills_before: 0 }
+        Slot {
+            index,
+            group: None,
+            namespaces: None,
+            oom_kills_before: 0,
+        }
     }
 
     fn fit(&self, slot: &mut Slot, limits: &Limits, confined: bool) -> Result<(), SpawnFailure> {
@@ -168,7 +187,12 @@ impl Slots {
 
     /// Removes everything. Whatever is left in a group is dead by now.
     pub(crate) fn remove(&mut self) {
-        for group in self.idle.drain(..).chain(self.draining.drain(..)).filter_map(|slot| slot.group) {
+        for group in self
+            .idle
+            .drain(..)
+            .chain(self.draining.drain(..))
+            .filter_map(|slot| slot.group)
+        {
             group.remove();
         }
         self.hierarchy.remove();
@@ -182,9 +206,18 @@ mod tests {
     #[test]
     fn ids_outside_of_the_agents_user_namespace_are_not_used() {
         let whole = "         0          0 4294967295\n";
-        assert_eq!(HostIds::of_map(whole, 1_879_048_192, 4_096), HostIds::PerSlot(1_879_048_192));
+        assert_eq!(
+            HostIds::of_map(whole, 1_879_048_192, 4_096),
+            HostIds::PerSlot(1_879_048_192)
+        );
         let container = "0 100000 65536\n";
-        assert_eq!(HostIds::of_map(container, 1_879_048_192, 4_096), HostIds::Shared(65_534));
-        assert_eq!(HostIds::of_map("0 1000 1\n", 1_879_048_192, 4_096), HostIds::Agent);
+        assert_eq!(
+            HostIds::of_map(container, 1_879_048_192, 4_096),
+            HostIds::Shared(65_534)
+        );
+        assert_eq!(
+            HostIds::of_map("0 1000 1\n", 1_879_048_192, 4_096),
+            HostIds::Agent
+        );
     }
 }

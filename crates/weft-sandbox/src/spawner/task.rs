@@ -50,7 +50,12 @@ impl Tap {
             Capture::Discard => 0,
             Capture::Pipe { limit_bytes } => limit_bytes,
         };
-        Self { pipe, paused: false, left_bytes, truncated: false }
+        Self {
+            pipe,
+            paused: false,
+            left_bytes,
+            truncated: false,
+        }
     }
 }
 
@@ -60,7 +65,10 @@ impl Task {
             pid: started.pid,
             confined: matches!(spec.sandbox, crate::Sandbox::Full(_)),
             slot: started.slot,
-            taps: [Tap::new(started.stdout, spec.stdout), Tap::new(started.stderr, spec.stderr)],
+            taps: [
+                Tap::new(started.stdout, spec.stdout),
+                Tap::new(started.stderr, spec.stderr),
+            ],
             window: OUTPUT_WINDOW_BYTES,
             requested,
             grace: spec.grace,
@@ -99,7 +107,10 @@ impl Task {
     /// Kills it with what can be found of its descendants; the others become orphans and are found then.
     pub(crate) fn kill(&mut self) {
         self.signal(Signal::KILL);
-        if let (false, Some(group)) = (self.confined, self.slot.as_mut().and_then(|slot| slot.group.as_mut())) {
+        if let (false, Some(group)) = (
+            self.confined,
+            self.slot.as_mut().and_then(|slot| slot.group.as_mut()),
+        ) {
             group.kill();
         }
     }

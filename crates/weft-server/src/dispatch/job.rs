@@ -16,6 +16,8 @@ pub(super) struct JobRecord {
     pub(super) created: Timestamp,
     pub(super) started: Option<Timestamp>,
     pub(super) finished: Option<Timestamp>,
+    /// The idempotency key it was submitted with.
+    pub(super) key: Option<Box<str>>,
 }
 
 /// A job's record and counts at one moment.

@@ -17,7 +17,8 @@ mod shell;
 mod work;
 
 pub use command::{NewJob, NodeReport, Report};
-pub use handle::Dispatcher;
+pub use handle::{Dispatcher, JobNews};
 pub use job::JobStats;
 pub use log::{Log, TaskRecord, pack_state, unpack_state};
-pub use work::{Outbound, SessionEnd, Work};
+pub use shell::Gauges;
+pub use work::{MAX_WAITING_WORK, Outbound, SessionEnd, Work};

@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 use weft_core::dispatch::{TaskRef, TaskRun};
-use weft_types::Reason;
+use weft_types::{JobId, Reason};
 
 /// The most messages that wait for one session; a node so far behind is cut off and comes back.
 pub const MAX_WAITING_WORK: usize = 4_096;
@@ -29,6 +29,17 @@ pub enum Work {
     Recall(Vec<TaskRef>),
     /// Forget these: their results are on disk.
     Ack(Vec<TaskRef>),
+    /// Send what this task prints, from these offsets on.
+    Follow {
+        /// Its job.
+        job: JobId,
+        /// Its number.
+        task: u32,
+        /// Bytes of standard output that are known.
+        stdout_offset: u64,
+        /// Bytes of standard error that are known.
+        stderr_offset: u64,
+    },
     /// The session ends on purpose.
     End(SessionEnd),
 }

@@ -52,6 +52,13 @@ impl Writer {
             }
             Work::Recall(tasks) => Message::Recall(v1::Recall { tasks: held_tasks(&tasks) }),
             Work::Ack(tasks) => Message::Ack(v1::ResultAck { tasks: held_tasks(&tasks) }),
+            Work::Follow { job, task, stdout_offset, stderr_offset } => Message::Follow(v1::FollowLog {
+                job: job.0,
+                task,
+                stdout_offset,
+                stderr_offset,
+                stop: false,
+            }),
             Work::End(end) => Message::Goodbye(v1::Goodbye { code: end.code().to_owned(), detail: String::new() }),
         };
         self.send(message).await

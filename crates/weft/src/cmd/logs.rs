@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use base64::Engine;
-use weft_client::{Client, LogLine};
+use weft_api::LogLine;
+use weft_client::Client;
 
 use super::resolve_job;
 use crate::args::LogsArgs;

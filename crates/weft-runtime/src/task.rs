@@ -1,0 +1,118 @@
+//! What to run.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use weft_types::{BlobHash, JobId, Program, Resources, RuntimeKind, SandboxMode};
+
+/// One attempt of one task, with everything it needs at hand.
+#[derive(Clone, Debug)]
+pub struct TaskRun {
+    /// Its job.
+    pub job: JobId,
+    /// Its number within the job; replaces `{index}`.
+    pub index: u32,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// What to run.
+    pub work: Work,
+    /// Environment that the user asked for; the `WEFT_*` variables are added.
+    pub env: BTreeMap<String, String>,
+    /// Its input.
+    pub input: Input,
+    /// Wall time it may take; `None` for no limit.
+    pub timeout: Option<Duration>,
+    /// What it may use. Zero memory or disk is no limit.
+    pub resources: Resources,
+}
+
+/// What to run, by runtime.
+#[derive(Clone, Debug)]
+pub enum Work {
+    /// A byte program over the input.
+    Op(Program),
+    /// A WebAssembly program with WASI.
+    Wasm {
+        /// The program.
+        module: Module,
+        /// Its arguments, without its name. `{}` and `{index}` are replaced.
+        args: Vec<String>,
+    },
+    /// A process.
+    Process {
+        /// Program and arguments. `{}` and `{index}` are replaced.
+        command: Vec<String>,
+        /// How strongly it is contained.
+        sandbox: SandboxMode,
+    },
+}
+
+impl Work {
+    /// The runtime it needs.
+    pub fn kind(&self) -> RuntimeKind {
+        match self {
+            Self::Op(_) => RuntimeKind::Op,
+            Self::Wasm { .. } => RuntimeKind::Wasm,
+            Self::Process { .. } => RuntimeKind::Process,
+        }
+    }
+}
+
+/// A WebAssembly program: a WASI preview 1 module or a WASI preview 2 command component, binary or text.
+#[derive(Clone, Debug)]
+pub struct Module {
+    /// The address of its bytes, which the caller has verified.
+    pub hash: BlobHash,
+    /// Where its bytes are.
+    pub source: ModuleSource,
+}
+
+/// Where the bytes of a module are.
+#[derive(Clone, Debug)]
+pub enum ModuleSource {
+    /// In memory.
+    Bytes(Bytes),
+    /// In a file.
+    File(PathBuf),
+}
+
+/// The input of a task.
+///
+/// A byte program reads it. A process or a module with a *named* input finds it as a file of that name in its
+/// working directory, and the name replaces `{}` in its arguments; an input without a name is its standard input.
+#[derive(Clone, Debug, Default)]
+pub enum Input {
+    /// Nothing.
+    #[default]
+    None,
+    /// Bytes in memory.
+    Bytes {
+        /// The bytes.
+        bytes: Bytes,
+        /// The name in the working directory: a relative path without `..`.
+        name: Option<String>,
+    },
+    /// A file on this machine, never changed.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// The name in the working directory: a relative path without `..`.
+        name: Option<String>,
+        /// First byte of it to use.
+        offset: u64,
+        /// How many bytes of it to use; `None` for the rest.
+        length: Option<u64>,
+    },
+}
+
+impl Input {
+    /// The name in the working directory.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::Bytes { name, .. } | Self::File { name, .. } => name.as_deref(),
+        }
+    }
+}

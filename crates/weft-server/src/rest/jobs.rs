@@ -1,0 +1,166 @@
+//! Jobs and their tasks.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use weft_api::{JobView, Page, TaskView, WhyView};
+use weft_types::{JobId, JobState, Reason, TaskState};
+
+use super::App;
+use super::page::{PageParams, Params, job_id, wait};
+use super::problem::ApiError;
+use crate::dispatch::unpack_state;
+use crate::outcome::why;
+use crate::state::Server;
+use crate::{Error, outcome};
+
+/// Parameters of a job that may be waited for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WaitParams {
+    wait: Option<String>,
+}
+
+/// `GET /v1/jobs`: newest first.
+pub async fn list(State(server): App, Params(params): Params<PageParams>) -> Result<Json<Page<JobView>>, ApiError> {
+    let before = JobId(params.cursor_number()?.unwrap_or(u64::MAX));
+    let limit = params.limit();
+    let stats = server
+        .dispatcher
+        .ask(move |shell| {
+            let ids = shell.newest_jobs(before, limit);
+            ids.into_iter().filter_map(|id| shell.stats(id)).collect::<Vec<_>>()
+        })
+        .await?;
+    let next = stats.last().filter(|_| stats.len() == limit).map(|last| last.id.0.to_string());
+    let mut items = Vec::with_capacity(stats.len());
+    for stats in stats {
+        let mut view = stats.view();
+        view.why = job_why(&server, &view).await;
+        items.push(view);
+    }
+    Ok(Json(Page { items, next }))
+}
+
+/// `GET /v1/jobs/{id}`: with `wait`, once it is final or the wait is over.
+pub async fn show(
+    State(server): App,
+    Path(id): Path<String>,
+    Params(params): Params<WaitParams>,
+) -> Result<Json<JobView>, ApiError> {
+    let id = job_id(&id)?;
+    Ok(Json(waited(&server, id, wait(params.wait.as_deref())?).await?))
+}
+
+/// A job, once it is final or the wait is over.
+pub(super) async fn waited(server: &Server, id: JobId, wait: Duration) -> Result<JobView, ApiError> {
+    let mut news = server.dispatcher.watch(id);
+    let deadline = tokio::time::Instant::now() + wait;
+    loop {
+        let mut view = view(server, id).await?;
+        if view.state.is_final() || tokio::time::Instant::now() >= deadline {
+            view.why = job_why(server, &view).await;
+            return Ok(view);
+        }
+        tokio::select! {
+            () = news.changed() => {}
+            () = tokio::time::sleep_until(deadline) => {}
+            () = server.stopping.cancelled() => return Err(Error::Stopping.into()),
+        }
+    }
+}
+
+pub(super) async fn view(server: &Server, id: JobId) -> Result<JobView, ApiError> {
+    let stats = server.dispatcher.ask(move |shell| shell.stats(id)).await?;
+    stats.map(|stats| stats.view()).ok_or_else(|| unknown(id).into())
+}
+
+pub(super) fn unknown(id: JobId) -> Error {
+    Error::NotFound { what: "job", id: id.to_string() }
+}
+
+/// Why a job waits or failed: of a failed one, its first bad task.
+async fn job_why(server: &Server, view: &JobView) -> Option<WhyView> {
+    match view.state {
+        JobState::Queued | JobState::Running if view.tasks.queued > 0 => super::explain::waiting(server, view.id).await,
+        JobState::Failed => first_failure(server, view.id).await,
+        JobState::Cancelled => Some(why(Reason::Cancelled, "")),
+        _ => None,
+    }
+}
+
+/// How many tasks are looked through for the first bad one.
+const SEARCHED_TASKS: u32 = 100_000;
+
+async fn first_failure(server: &Server, id: JobId) -> Option<WhyView> {
+    let bad = |state| matches!(state, TaskState::Failed | TaskState::Dead);
+    let task = server
+        .dispatcher
+        .ask(move |shell| shell.machine().tasks(id, 0, SEARCHED_TASKS).find(|(_, state, _)| bad(*state)))
+        .await
+        .ok()??
+        .0;
+    task_why(server, id, task).await
+}
+
+async fn task_why(server: &Server, id: JobId, task: u32) -> Option<WhyView> {
+    let stored = server.log.result(id, task).await?;
+    let (_, reason) = unpack_state(stored.state)?;
+    let view = outcome::result_view(task, TaskState::Failed, reason, stored.attempt, None, &stored.outcome);
+    view.why
+}
+
+/// `GET /v1/jobs/{id}/tasks`.
+pub async fn tasks(
+    State(server): App,
+    Path(id): Path<String>,
+    Params(params): Params<PageParams>,
+) -> Result<Json<Page<TaskView>>, ApiError> {
+    let id = job_id(&id)?;
+    let first = u32::try_from(params.cursor_number()?.unwrap_or(0)).unwrap_or(u32::MAX);
+    let (limit, wanted) = (params.limit(), params.state);
+    let found = server
+        .dispatcher
+        .ask(move |shell| {
+            let machine = shell.machine();
+            machine.job_state(id)?;
+            let rows = machine.tasks(id, first, SEARCHED_TASKS);
+            let wanted = rows.filter(|(_, state, _)| wanted.is_none_or(|wanted| wanted == *state));
+            let rows: Vec<_> = wanted
+                .take(limit)
+                .map(|(task, state, attempts)| {
+                    let node = machine.task(id, task).and_then(|(_, _, node)| node.map(ToString::to_string));
+                    TaskView { task, state, attempts, node, why: None }
+                })
+                .collect();
+            Some(rows)
+        })
+        .await?;
+    let mut items = found.ok_or_else(|| unknown(id))?;
+    for item in items.iter_mut().filter(|item| matches!(item.state, TaskState::Failed | TaskState::Dead)) {
+        item.why = task_why(&server, id, item.task).await;
+    }
+    let next = items.last().filter(|_| items.len() == limit).map(|last| (last.task + 1).to_string());
+    Ok(Json(Page { items, next }))
+}
+
+/// `DELETE /v1/jobs/{id}`: cancels what runs, forgets what has ended.
+pub async fn remove(State(server): App, Path(id): Path<String>) -> Result<StatusCode, ApiError> {
+    let id = job_id(&id)?;
+    if view(&server, id).await?.state.is_final() {
+        server.dispatcher.forget(id).await?;
+    } else {
+        server.dispatcher.cancel(id).await?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /v1/jobs/{id}/retry`: queues failed and dead tasks again.
+pub async fn retry(State(server): App, Path(id): Path<String>) -> Result<Json<JobView>, ApiError> {
+    let id = job_id(&id)?;
+    server.dispatcher.requeue(id).await?;
+    Ok(Json(view(&server, id).await?))
+}

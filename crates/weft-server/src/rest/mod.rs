@@ -1,0 +1,80 @@
+//! The northbound interface: REST and JSON under `/v1`.
+//!
+//! Handlers parse, ask one part of the server and answer; they decide nothing. Every refusal is
+//! a problem document ([`problem::ApiError`]).
+
+mod access;
+mod blobs;
+mod events;
+mod explain;
+mod health;
+mod jobs;
+mod logs;
+mod nodes;
+mod openapi;
+mod page;
+mod problem;
+mod results;
+mod scheduler;
+mod stream;
+mod submit;
+mod tokens;
+
+use std::sync::Arc;
+
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{delete, get, post};
+use axum::{Router, middleware};
+use tower_http::catch_panic::CatchPanicLayer;
+use weft_api::{MAX_BODY_BYTES, Problem};
+use weft_types::Reason;
+
+use crate::state::Server;
+
+pub use openapi::openapi_json;
+use problem::ApiError;
+
+/// What every handler gets.
+type App = axum::extract::State<Arc<Server>>;
+
+/// All routes of the interface.
+pub fn router(server: Arc<Server>) -> Router {
+    let open = Router::new()
+        .route("/health", get(health::health))
+        .route("/healthz", get(health::health))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/openapi.json", get(openapi::openapi));
+    let guarded = Router::new()
+        .route("/v1/jobs", get(jobs::list).post(submit::submit))
+        .route("/v1/jobs/{id}", get(jobs::show).delete(jobs::remove))
+        .route("/v1/jobs/{id}/tasks", get(jobs::tasks))
+        .route("/v1/jobs/{id}/results", get(results::stream))
+        .route("/v1/jobs/{id}/retry", post(jobs::retry))
+        .route("/v1/jobs/{id}/explain", get(explain::explain))
+        .route("/v1/results/{id}", get(results::page))
+        .route("/v1/logs/jobs/{id}", get(logs::logs))
+        .route("/v1/nodes", get(nodes::list))
+        .route("/v1/nodes/{id}", get(nodes::show).patch(nodes::change).delete(nodes::remove))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", delete(tokens::remove))
+        .route("/v1/scheduler/schedule", post(scheduler::schedule))
+        .route("/v1/scheduler/status", get(scheduler::status))
+        .route("/v1/events", get(events::events))
+        .route("/v1/version", get(health::version))
+        .route("/v1/blobs/{hash}", get(blobs::get).put(blobs::put))
+        .layer(middleware::from_fn_with_state(Arc::clone(&server), access::require_admin));
+    open.merge(guarded)
+        .fallback(|| async { ApiError::from(Problem::new(404, "no-such-path", Reason::InvalidSpec, "there is nothing at this path").with_next("GET /openapi.json lists the paths")) })
+        .method_not_allowed_fallback(|| async { ApiError::from(Problem::new(405, "method-not-allowed", Reason::InvalidSpec, "this path does not take this method").with_next("GET /openapi.json lists what it takes")) })
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(CatchPanicLayer::custom(panicked))
+        .with_state(server)
+}
+
+/// A defect must not take the connection, let alone the server, with it.
+fn panicked(_: Box<dyn std::any::Any + Send>) -> axum::response::Response {
+    use axum::response::IntoResponse;
+    ApiError::from(Problem::new(500, "internal", Reason::Internal, "the server made a mistake; its log has more"))
+        .into_response()
+}
