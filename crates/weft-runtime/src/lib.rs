@@ -24,8 +24,11 @@ mod process;
 mod registry;
 mod remove;
 mod runtime;
+mod stdin;
 mod task;
 mod template;
+#[cfg(test)]
+mod testing;
 #[cfg(feature = "wasm")]
 mod wasm;
 mod workdir;

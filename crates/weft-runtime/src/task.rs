@@ -7,6 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use weft_types::{BlobHash, JobId, Program, Resources, RuntimeKind, SandboxMode};
 
+use crate::MAX_OUTPUT_BYTES;
+
 /// One attempt of one task, with everything it needs at hand.
 #[derive(Clone, Debug)]
 pub struct TaskRun {
@@ -26,6 +28,26 @@ pub struct TaskRun {
     pub timeout: Option<Duration>,
     /// What it may use. Zero memory or disk is no limit.
     pub resources: Resources,
+}
+
+impl TaskRun {
+    /// The variables that tell a task which one it is.
+    pub(crate) fn identity(&self) -> [(&'static str, String); 4] {
+        [
+            ("WEFT_JOB", self.job.to_string()),
+            ("WEFT_TASK", format!("{}/{}", self.job, self.index)),
+            ("WEFT_TASK_INDEX", self.index.to_string()),
+            ("WEFT_ATTEMPT", self.attempt.to_string()),
+        ]
+    }
+
+    /// Output kept per stream, and bytes of files taken: at most what the task may write to disk.
+    pub(crate) fn output_limit_bytes(&self) -> u64 {
+        match self.resources.disk.0 {
+            0 => MAX_OUTPUT_BYTES,
+            disk_bytes => disk_bytes.min(MAX_OUTPUT_BYTES),
+        }
+    }
 }
 
 /// What to run, by runtime.

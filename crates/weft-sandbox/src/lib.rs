@@ -9,6 +9,7 @@
 mod cgroup;
 mod client;
 mod clone;
+mod codec;
 mod confine;
 mod connection;
 mod disk;

@@ -9,6 +9,7 @@ mod deadlines;
 mod launch;
 mod link;
 mod orphans;
+mod outputs;
 mod reaper;
 mod serve;
 mod slots;

@@ -4,6 +4,7 @@ use super::deadlines::{Deadlines, Due};
 use super::launch::Launcher;
 use super::link::{Link, Peer};
 use super::orphans::Orphans;
+use super::outputs::{CHUNK_BYTES, Flow, of_token, token};
 use super::reaper;
 use super::task::{Ended, Task, outcome};
 use crate::frame::{Report, Request};
@@ -21,43 +22,16 @@ use std::time::{Duration, Instant};
 const EVENTS: usize = 256;
 /// Processes started in one round: each takes a fraction of a millisecond, and ends wait meanwhile.
 const SPAWNS_PER_ROUND: usize = 8;
-/// Bytes read from an output at once.
-const CHUNK_BYTES: usize = 64 << 10;
 /// Requests that wait for a running process to end; the agent keeps to far fewer.
 const MAX_WAITING: usize = 16_384;
-/// How long outputs may stay open after the end of their process.
-const LINGER: Duration = Duration::from_secs(1);
 /// Between attempts at killing what does not die at once.
 const RETRY: Duration = Duration::from_millis(20);
 
-const SOCKET: u64 = 0;
-const SIGNALS: u64 = 1;
-
-/// The event token of an output. The two lowest bits tell the kind; 0 and 1 are the others.
-fn token(id: u64, stream: Stream) -> u64 {
-    id << 2 | if stream == Stream::Stdout { 2 } else { 3 }
-}
-
-fn of_token(token: u64) -> Option<(u64, Stream)> {
-    match token & 3 {
-        2 => Some((token >> 2, Stream::Stdout)),
-        3 => Some((token >> 2, Stream::Stderr)),
-        _ => None,
-    }
-}
+pub(super) const SOCKET: u64 = 0;
+pub(super) const SIGNALS: u64 = 1;
 
 /// Ids of which a token can be made.
-const MAX_ID: u64 = u64::MAX >> 2;
-
-/// What reading an output came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Flow {
-    More,
-    Empty,
-    Closed,
-    /// The agent is behind.
-    Held,
-}
+pub(super) const MAX_ID: u64 = u64::MAX >> 2;
 
 /// A request that waits for its turn.
 #[derive(Debug)]
@@ -70,20 +44,20 @@ struct Waiting {
 /// Everything the spawner knows.
 #[derive(Debug)]
 pub(super) struct Server {
-    link: Link,
+    pub(super) link: Link,
     launcher: Launcher,
-    poll: OwnedFd,
+    pub(super) poll: OwnedFd,
     signals: OwnedFd,
-    tasks: HashMap<u64, Task>,
+    pub(super) tasks: HashMap<u64, Task>,
     by_pid: HashMap<i32, u64>,
     waiting: VecDeque<Waiting>,
-    deadlines: Deadlines,
+    pub(super) deadlines: Deadlines,
     orphans: Orphans,
     /// Outputs taken off the poll because the outbox was full or their window used up.
-    paused: HashSet<(u64, bool)>,
+    pub(super) paused: HashSet<(u64, bool)>,
     max_running: usize,
     newest: u64,
-    chunk: Box<[u8]>,
+    pub(super) chunk: Box<[u8]>,
     socket_waits_to_send: bool,
     ending: Option<End>,
 }
@@ -425,114 +399,7 @@ impl Server {
         );
     }
 
-    /// Handles an event of an output.
-    fn read_output(&mut self, id: u64, stream: Stream) {
-        self.pump(id, stream);
-        self.finish_if_silent(id);
-    }
-
-    /// Passes on one chunk of an output.
-    fn pump(&mut self, id: u64, stream: Stream) -> Flow {
-        let is_full = self.link.is_full();
-        let Some(task) = self.tasks.get_mut(&id) else {
-            return Flow::Closed;
-        };
-        let window = task.window;
-        let tap = task.tap(stream);
-        let Some(pipe) = &tap.pipe else {
-            return Flow::Closed;
-        };
-        if tap.left_bytes > 0 && (window == 0 || is_full) {
-            if !tap.paused {
-                tap.paused = true;
-                let _ = epoll::delete(&self.poll, pipe);
-                self.paused.insert((id, stream == Stream::Stderr));
-            }
-            return Flow::Held;
-        }
-        let wanted = if tap.left_bytes == 0 {
-            CHUNK_BYTES
-        } else {
-            CHUNK_BYTES.min(clamp(window))
-        };
-        match rustix::io::read(pipe, &mut self.chunk[..wanted]) {
-            Ok(0) => {
-                close(&self.poll, tap);
-                Flow::Closed
-            }
-            Ok(length) => {
-                let kept = length.min(clamp(tap.left_bytes));
-                tap.truncated |= kept < length;
-                if tap.left_bytes != u64::MAX {
-                    tap.left_bytes -= kept as u64;
-                }
-                task.window -= kept as u64;
-                if kept > 0 {
-                    self.link.output(id, stream, &self.chunk[..kept]);
-                }
-                Flow::More
-            }
-            Err(Errno::AGAIN | Errno::INTR) => Flow::Empty,
-            Err(_) => {
-                close(&self.poll, tap);
-                Flow::Closed
-            }
-        }
-    }
-
-    /// Puts outputs back on the poll that the agent can take again.
-    fn resume_outputs(&mut self) {
-        if self.paused.is_empty() || !self.link.has_room() {
-            return;
-        }
-        let (tasks, poll) = (&mut self.tasks, &self.poll);
-        self.paused.retain(|(id, is_stderr)| {
-            let Some(task) = tasks.get_mut(id) else {
-                return false;
-            };
-            if task.window == 0 {
-                return true;
-            }
-            let stream = if *is_stderr {
-                Stream::Stderr
-            } else {
-                Stream::Stdout
-            };
-            let tap = task.tap(stream);
-            tap.paused = false;
-            if let Some(pipe) = &tap.pipe {
-                let data = epoll::EventData::new_u64(token(*id, stream));
-                let _ = epoll::add(poll, pipe, data, epoll::EventFlags::IN);
-            }
-            false
-        });
-    }
-
-    fn close_outputs(&mut self, id: u64) {
-        if let Some(task) = self.tasks.get_mut(&id) {
-            task.taps.iter_mut().for_each(|tap| close(&self.poll, tap));
-        }
-    }
-
-    /// Reports the end of a process once its output has ended too. Whoever still holds the output has a moment to let
-    /// go, unless it is the agent that is behind.
-    fn finish_if_silent(&mut self, id: u64) {
-        let Some(task) = self.tasks.get_mut(&id) else {
-            return;
-        };
-        let Some(ended) = task.ended else { return };
-        if task.is_silent() {
-            if let Some(task) = self.tasks.remove(&id) {
-                self.finish(id, task, ended);
-            }
-        } else if !task.abandoned && task.taps.iter().all(|tap| !tap.paused) {
-            task.abandoned = true;
-            self.deadlines
-                .add(Instant::now() + LINGER, id, Due::Abandon);
-        }
-    }
-
-    fn finish(&mut self, id: u64, mut task: Task, ended: Ended) {
+    pub(super) fn finish(&mut self, id: u64, mut task: Task, ended: Ended) {
         let mut usage = Usage {
             wall_us: microseconds_since(task.requested),
             ..ended.usage
@@ -626,19 +493,6 @@ impl Server {
     }
 }
 
-fn close(poll: &OwnedFd, tap: &mut super::task::Tap) {
-    if let Some(pipe) = tap.pipe.take()
-        && !tap.paused
-    {
-        // A sandbox being built may still hold a copy, which would keep it on the poll.
-        let _ = epoll::delete(poll, &pipe);
-    }
-}
-
-fn clamp(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
 fn failure(stage: Stage, errno: i32) -> SpawnFailure {
     SpawnFailure { stage, errno }
 }
@@ -661,21 +515,5 @@ fn signal_descriptor() -> Result<OwnedFd, Errno> {
             fd if fd >= 0 => Ok(OwnedFd::from_raw_fd(fd)),
             _ => Err(crate::clone::last_errno()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_tells_task_and_stream_and_is_never_that_of_the_socket_or_the_signals() {
-        for id in [0, 1, MAX_ID] {
-            for stream in [Stream::Stdout, Stream::Stderr] {
-                assert_eq!(of_token(token(id, stream)), Some((id, stream)));
-            }
-        }
-        assert_eq!(of_token(SOCKET), None);
-        assert_eq!(of_token(SIGNALS), None);
     }
 }

@@ -20,7 +20,7 @@ pub(crate) fn agent(argument: &str) -> ! {
         let mut options = Options::new(tag);
         options.cleanup_dirs.push(cleanup.into());
         let client = Client::start(exe(), options).await.unwrap();
-        let work = work_dir();
+        let work = tempfile::tempdir_in(cleanup).unwrap();
         let mut running = Vec::new();
         for sandbox in [Sandbox::None, full(work.path())] {
             let script = format!(

@@ -40,6 +40,6 @@ pub async fn get(State(server): App, method: Method, Path(hash): Path<String>) -
     if method == Method::HEAD {
         return Ok((headers, Body::empty()).into_response());
     }
-    let file = server.blobs.open(&hash).await.map_err(Error::from)?;
+    let file = server.blobs.open_file(&hash).await.map_err(Error::from)?;
     Ok((headers, Body::from_stream(ReaderStream::with_capacity(file, 256 << 10))).into_response())
 }

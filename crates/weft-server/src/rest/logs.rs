@@ -140,7 +140,7 @@ impl Source {
     }
 
     async fn send_blob(&mut self, name: &'static str, hash: &BlobHash, known: u64) -> Option<()> {
-        let Ok(mut file) = self.server.blobs.open(hash).await else { return Some(()) };
+        let Ok(mut file) = self.server.blobs.open_file(hash).await else { return Some(()) };
         file.seek(std::io::SeekFrom::Start(known)).await.ok()?;
         let mut buffer = vec![0; PIECE_BYTES];
         loop {

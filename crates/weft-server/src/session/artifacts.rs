@@ -24,7 +24,7 @@ pub(super) async fn read(
     let failed = |error: weft_blobs::Error| status_of(&error.into());
     let length = server.blobs.len(&hash).await.map_err(failed)?;
     let total_bytes = length.ok_or_else(|| Status::not_found(format!("there is no artifact {hash}")))?;
-    let file = server.blobs.open(&hash).await.map_err(failed)?;
+    let file = server.blobs.open_file(&hash).await.map_err(failed)?;
     let first = v1::BlobChunk { hash: request.hash.clone(), total_bytes, data: Default::default() };
     let pieces = ReaderStream::with_capacity(file, BLOB_CHUNK_BYTES).map(|piece| match piece {
         Ok(data) => Ok(v1::BlobChunk { data, ..Default::default() }),
