@@ -35,8 +35,8 @@ mod workdir;
 
 pub use control::Control;
 pub use error::Error;
-pub use op::{OpInput, OpOutcome, OpRuntime, OpTask};
-pub use out_files::{MAX_OUT_DEPTH, MAX_OUT_FILES, OutFile};
+pub use op::{OpOutcome, OpRuntime, OpTask};
+pub use out_files::{MAX_OUT_DEPTH, MAX_OUT_FILES, MAX_OUT_FILES_BYTES, OutFile};
 pub use outcome::{Outcome, Used};
 pub use output::{Captured, MAX_INLINE_OUTPUT_BYTES, MAX_OUTPUT_BYTES, OutputLog, Piece, Stream};
 pub use process::ProcessRuntime;

@@ -12,6 +12,8 @@ use rustix::fs::{Mode, OFlags};
 
 /// The most files that are taken from one task.
 pub const MAX_OUT_FILES: usize = 10_000;
+/// Bytes of files that are taken from one task without a disk limit.
+pub const MAX_OUT_FILES_BYTES: u64 = 64 << 30;
 /// The deepest directory that is looked into.
 pub const MAX_OUT_DEPTH: usize = 32;
 /// Sentences about skipped entries that are kept.

@@ -78,10 +78,6 @@ impl Outcome {
     pub fn reason(&self) -> Option<Reason> {
         self.failure.as_ref().map(|failure| failure.reason)
     }
-
-    /// Removes the working directory and the files of this outcome, off the executor's threads when that
-    /// takes time. Dropping does the same.
-    pub fn discard(self) {}
 }
 
 impl Used {

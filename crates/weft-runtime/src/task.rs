@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use weft_types::{BlobHash, JobId, Program, Resources, RuntimeKind, SandboxMode};
+use weft_types::{BlobHash, Failure, JobId, Program, Reason, Resources, RuntimeKind, SandboxMode};
 
-use crate::MAX_OUTPUT_BYTES;
+use crate::{MAX_OUT_FILES_BYTES, MAX_OUTPUT_BYTES};
 
 /// One attempt of one task, with everything it needs at hand.
 #[derive(Clone, Debug)]
@@ -41,11 +41,16 @@ impl TaskRun {
         ]
     }
 
-    /// Output kept per stream, and bytes of files taken: at most what the task may write to disk.
+    /// Output kept per stream: at most what the task may write to disk.
     pub(crate) fn output_limit_bytes(&self) -> u64 {
+        self.out_files_limit_bytes().min(MAX_OUTPUT_BYTES)
+    }
+
+    /// Bytes of files taken: at most what the task may write to disk.
+    pub(crate) fn out_files_limit_bytes(&self) -> u64 {
         match self.resources.disk.0 {
-            0 => MAX_OUTPUT_BYTES,
-            disk_bytes => disk_bytes.min(MAX_OUTPUT_BYTES),
+            0 => MAX_OUT_FILES_BYTES,
+            disk_bytes => disk_bytes,
         }
     }
 }
@@ -136,5 +141,68 @@ impl Input {
             Self::None => None,
             Self::Bytes { name, .. } | Self::File { name, .. } => name.as_deref(),
         }
+    }
+}
+
+impl Input {
+    /// The part of this input that begins at `offset` and has `length` bytes, or reaches to its end.
+    ///
+    /// # Errors
+    /// `invalid-spec` when that reaches beyond it. Of a file this may show only when it is read.
+    pub fn slice(self, offset: u64, length: Option<u64>) -> Result<Self, Failure> {
+        match self {
+            Self::None if offset == 0 && length.unwrap_or(0) == 0 => Ok(Self::None),
+            Self::None => Err(beyond_input(offset, length)),
+            Self::Bytes { bytes, name } => {
+                let end = length.map_or(Some(bytes.len() as u64), |length| offset.checked_add(length));
+                match end {
+                    Some(end) if offset <= end && end <= bytes.len() as u64 => {
+                        let bytes = bytes.slice(offset as usize..end as usize);
+                        Ok(Self::Bytes { bytes, name })
+                    }
+                    _ => Err(beyond_input(offset, length)),
+                }
+            }
+            Self::File { path, name, offset: first, length: available } => {
+                if available.is_some_and(|available| length.unwrap_or(0) > available.saturating_sub(offset)) {
+                    return Err(beyond_input(offset, length));
+                }
+                let length = length.or(available.map(|available| available.saturating_sub(offset)));
+                Ok(Self::File { path, name, offset: first.saturating_add(offset), length })
+            }
+        }
+    }
+}
+
+pub(crate) fn beyond_input(offset: u64, length: Option<u64>) -> Failure {
+    let detail = match length {
+        Some(length) => format!("`offset` {offset} and `length` {length} reach beyond the input"),
+        None => format!("`offset` {offset} is beyond the input"),
+    };
+    Failure::new(Reason::InvalidSpec, detail).with_next("correct `offset` and `length`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slice_stays_within_its_input() {
+        let input = || Input::Bytes { bytes: Bytes::from_static(b"0123456789"), name: None };
+        for (offset, length, expected) in [
+            (0, None, Some("0123456789")),
+            (3, Some(2), Some("34")),
+            (10, None, Some("")),
+            (11, None, None),
+            (9, Some(2), None),
+            (u64::MAX, Some(u64::MAX), None),
+        ] {
+            let text = input().slice(offset, length).ok().map(|part| match part {
+                Input::Bytes { bytes, .. } => String::from_utf8(bytes.to_vec()).unwrap(),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(text.as_deref(), expected, "{offset} {length:?}");
+        }
+        assert!(Input::None.slice(0, Some(1)).is_err());
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Job {
     phases: [u32; Phase::COUNT],
     /// No further tasks will be appended.
     pub(super) sealed: bool,
+    /// It was read back after a restart: nodes may hold attempts that the table does not know.
+    pub(super) recovered: bool,
     /// Waits for nodes to reattach after a restart.
     pub(super) on_hold: bool,
     /// Whether the fair share has it among the jobs with work to hand out.
@@ -63,6 +65,7 @@ impl Job {
             ready: Ready::default(),
             phases,
             sealed: false,
+            recovered: false,
             on_hold: false,
             in_lane: false,
             started: false,
@@ -83,6 +86,12 @@ impl Job {
         self.phases[phase as usize]
     }
 
+    /// Whether the counts are these.
+    pub(super) fn phases_are(&self, counted: &[u64; Phase::COUNT]) -> bool {
+        let kept = self.phases.iter().map(|&count| u64::from(count));
+        kept.eq(counted.iter().copied())
+    }
+
     /// Moves a task to another phase and keeps the counts.
     pub(super) fn set_phase(&mut self, task: u32, phase: Phase) {
         if let Some(cell) = self.table.get_mut(task) {
@@ -94,9 +103,6 @@ impl Job {
 
     /// Puts a task that waited or was held back into the queue.
     pub(super) fn enqueue(&mut self, task: u32, first: bool) {
-        if let Some(cell) = self.table.get_mut(task) {
-            cell.set_node(None);
-        }
         self.set_phase(task, Phase::Queued);
         self.ready.push(task, first);
     }

@@ -42,10 +42,12 @@
 //! the agent starts it when its own resources allow.
 
 mod assign;
+mod attach;
 mod cancel;
 mod check;
 mod explain;
 mod fair;
+mod handback;
 mod job;
 mod node;
 mod ready;
@@ -54,6 +56,8 @@ mod results;
 mod steal;
 mod submit;
 mod table;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod vocabulary;
 
@@ -65,6 +69,7 @@ use weft_types::{JobId, JobState, NodeId, TaskCounts, TaskState};
 use crate::Monotonic;
 use crate::idmap::IdMap;
 
+use attach::NewSession;
 use fair::FairShare;
 use job::{ClassTable, Jobs};
 use node::Nodes;
@@ -73,6 +78,7 @@ use results::Recording;
 use timers::Timers;
 
 pub use explain::{Waiting, Why};
+pub use results::Accepted;
 pub use vocabulary::{
     BatchId, Config, FinalRun, FinalTask, Held, Input, NodeLoad, Outcome, Output, Recovered,
     Submission, TaskRef, TaskResult, TaskRun, Verdict,
@@ -104,7 +110,10 @@ pub struct Machine {
     round: u32,
     /// Where the next round of prefetching begins.
     rotor: u16,
-    steal_at: Monotonic,
+    /// The last round ended because it had handed out enough, not because nothing was left.
+    more: bool,
+    /// When to look for prefetched work to take back; `None` when nothing is prefetched.
+    steal_at: Option<Monotonic>,
 }
 
 impl Machine {
@@ -128,7 +137,8 @@ impl Machine {
             jitter: seed,
             round: 0,
             rotor: 0,
-            steal_at: Monotonic(0),
+            more: false,
+            steal_at: None,
         }
     }
 
@@ -138,45 +148,53 @@ impl Machine {
         match input {
             Input::Submit(submission) => self.on_submit(now, submission, out),
             Input::Append { job, tasks, sealed } => self.on_append(job, tasks, sealed, out),
-            Input::AwaitNodes { nodes, deadline } => self.on_await_nodes(now, nodes, deadline),
-            Input::Recovered(recovered) => self.on_recovered(now, recovered, out),
+            Input::AwaitNodes { nodes, deadline } => self.on_await_nodes(nodes, deadline),
+            Input::Recovered(recovered) => self.on_recovered(now, &recovered, out),
             Input::NodeUp {
                 node,
                 epoch,
                 candidate,
                 max_held,
                 held,
-            } => self.on_node_up(now, node, epoch, candidate, max_held, &held, out),
+            } => {
+                let session = NewSession {
+                    epoch,
+                    candidate,
+                    max_held,
+                };
+                self.on_node_up(&node, session, held, out);
+            }
             Input::NodeChanged { node, candidate } => self.on_node_changed(&node, candidate),
             Input::NodeAvailability { node, availability } => {
                 self.on_availability(&node, availability, out);
             }
-            Input::NodeDown { node, epoch } => self.on_node_down(now, &node, epoch, out),
-            Input::NodeRemoved { node } => self.on_node_removed(now, &node, out),
-            Input::Started { node, epoch, tasks } => self.on_started(&node, epoch, &tasks, out),
+            Input::NodeDown { node, epoch } => self.on_node_down(&node, epoch, out),
+            Input::NodeRemoved { node } => self.on_node_removed(&node, out),
+            Input::Started { node, epoch, tasks } => self.on_started(&node, epoch, &tasks),
             Input::Handback {
                 node,
                 epoch,
                 tasks,
                 reason,
             } => self.on_handback(now, &node, epoch, &tasks, reason, out),
-            Input::Recorded { batch } => self.on_recorded(now, batch, out),
-            Input::RecordFailed { batch } => self.on_record_failed(now, batch, out),
-            Input::Cancel { job, tasks, reason } => self.on_cancel(job, tasks, reason, out),
-            Input::Requeue { job, tasks } => self.on_requeue(job, tasks),
+            Input::Recorded { batch } => self.on_recorded(batch, out),
+            Input::RecordFailed { batch } => self.on_record_failed(batch, out),
+            Input::Cancel { job, tasks, reason } => self.on_cancel(job, tasks.as_deref(), reason, out),
+            Input::Requeue { job, tasks } => self.on_requeue(job, tasks.as_deref()),
             Input::Forget { job } => self.on_forget(job),
             Input::Weight { namespace, weight } => self.fair.set_weight(&namespace, weight),
             Input::Tick => self.on_tick(now, out),
         }
-        self.check_cheaply();
     }
 
     /// When the machine wants its next [`Input::Tick`]; `None` when nothing is pending.
     pub fn next_tick(&self) -> Option<Monotonic> {
-        let timers = self.timers.next();
+        let now = self.more.then_some(Monotonic(0));
         let reattachment = self.reattachment.as_ref().map(Reattachment::deadline);
-        let steal = self.steal_due();
-        [timers, reattachment, steal].into_iter().flatten().min()
+        [now, self.timers.next(), reattachment, self.steal_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Where a job is, from the states of its tasks.
@@ -192,7 +210,8 @@ impl Machine {
     /// Where a task is, how many attempts it has had, and the node that holds it.
     pub fn task(&self, job: JobId, task: u32) -> Option<(TaskState, u32, Option<&NodeId>)> {
         let cell = self.jobs.get(job)?.table.get(task)?;
-        let node = cell.node().and_then(|slot| self.nodes.id(slot));
+        let holder = cell.node().filter(|_| cell.phase().is_held());
+        let node = holder.and_then(|slot| self.nodes.id(slot));
         Some((cell.phase().state(), cell.attempt(), node))
     }
 

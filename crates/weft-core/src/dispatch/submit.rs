@@ -138,13 +138,14 @@ impl Machine {
         if self.jobs.at(slot).is_none_or(|job| job.sealed) {
             return;
         }
+        self.abandon(u64::from(tasks));
         let first = self.jobs.at(slot).map_or(0, |job| job.table.len());
         self.jobs.append(slot, tasks);
         if let Some(job) = self.jobs.at_mut(slot) {
             job.sealed = sealed;
             if let Some(reason) = job.cancelled {
-                let appended: Vec<u32> = (first..first + tasks).collect();
-                self.cancel_tasks(slot, &appended, reason, out);
+                let appended = first..first + tasks;
+                self.cancel_tasks(slot, appended, reason, out);
             }
         }
         self.requeue_lane(slot);

@@ -162,7 +162,7 @@ impl Cell {
         self.put(SPENT, u64::from(spent));
     }
 
-    /// Slot of the node that holds it, or held it while its report is being written.
+    /// Slot of the node that holds it, or held it last.
     pub(super) fn node(self) -> Option<u16> {
         let slot = self.get(NODE);
         (slot != NO_NODE).then_some(slot as u16)

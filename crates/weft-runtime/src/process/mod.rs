@@ -58,7 +58,7 @@ impl ProcessRuntime {
             Ok(exit) => ending::describe(&mut outcome, &exit, task, control.is_cancelled()),
             Err(failure) => outcome.failure = Some(failure),
         }
-        let found = list_out_files(&dir, limit_bytes).await;
+        let found = list_out_files(&dir, task.out_files_limit_bytes()).await;
         (outcome.files, outcome.skipped_files) = (found.files, found.skipped);
         outcome.work_dir = Some(dir);
         Ok(outcome)

@@ -54,7 +54,7 @@ fn environment(task: &TaskRun, sandbox: SandboxMode, dir: &WorkDir) -> Vec<(OsSt
     let defaults = defaults.into_iter().filter(|(name, _)| !task.env.contains_key(*name));
     let mut env: Vec<(OsString, OsString)> = users.map(|(name, value)| (name.into(), value.into())).collect();
     env.extend(defaults.map(|(name, value)| (name.into(), value)));
-    env.extend(ours.map(|(name, value)| (name.into(), value)));
+    env.extend(ours.into_iter().map(|(name, value)| (name.into(), value)));
     env
 }
 

@@ -75,7 +75,7 @@ async fn attempt(
 
     let mut outcome = Outcome { used, ..Outcome::default() };
     ending::describe(&mut outcome, end, task, watch::check_disk(dir.path(), task.resources.disk.0));
-    let found = out_files::list(&dir.out(), limit_bytes);
+    let found = out_files::list(&dir.out(), task.out_files_limit_bytes());
     (outcome.files, outcome.skipped_files) = (found.files, found.skipped);
     outcome.work_dir = Some(dir);
     Ok(outcome)
