@@ -15,9 +15,25 @@
 //! comes in as [`Monotonic`], randomness as a seed. Decisions never depend on the iteration order
 //! of a hash map.
 
+/// Whether a bug of that name is planted: never, without the feature `planted`.
+macro_rules! planted {
+    ($bug:ident) => {{
+        #[cfg(feature = "planted")]
+        {
+            crate::planted::is_planted(crate::planted::Bug::$bug)
+        }
+        #[cfg(not(feature = "planted"))]
+        {
+            false
+        }
+    }};
+}
+
 pub mod breaker;
 pub mod dispatch;
 pub mod liveness;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod retry;
 
 mod idmap;

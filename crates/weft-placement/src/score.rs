@@ -139,7 +139,7 @@ fn terms(
     let risk = i128::from(candidate.interruptions_per_million_hours) * run_ms;
     add(
         TermName::Interruption,
-        risk * rework / (MS_PER_HOUR * 1_000_000),
+        risk.saturating_mul(rework) / (MS_PER_HOUR * 1_000_000),
     );
     let labels = &candidate.capacity.labels;
     let lacking = request

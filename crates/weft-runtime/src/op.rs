@@ -72,7 +72,10 @@ impl Runtime for OpRuntime {
     }
 
     async fn probe(&self) -> Probe {
-        Probe { available: true, ..Probe::default() }
+        Probe {
+            available: true,
+            ..Probe::default()
+        }
     }
 
     async fn run(&self, task: TaskRun, control: Control) -> Outcome {
@@ -82,14 +85,25 @@ impl Runtime for OpRuntime {
                 let detail = format!("a {} task came to the op runtime", task.work.kind());
                 return Outcome::failed(Failure::new(Reason::Internal, detail));
             };
-            let one = OpTask { program, input: &task.input, timeout: task.timeout, control: Some(&control) };
+            let one = OpTask {
+                program,
+                input: &task.input,
+                timeout: task.timeout,
+                control: Some(&control),
+            };
             let outcomes = runtime.run_batch(&[one]);
-            let outcome = outcomes.into_iter().next().expect("a batch of one has one outcome");
+            let outcome = outcomes
+                .into_iter()
+                .next()
+                .expect("a batch of one has one outcome");
             control.output().finish();
             outcome.into()
         });
         running.await.unwrap_or_else(|error| {
-            Outcome::failed(Failure::new(Reason::Internal, format!("the op thread ended early: {error}")))
+            Outcome::failed(Failure::new(
+                Reason::Internal,
+                format!("the op thread ended early: {error}"),
+            ))
         })
     }
 }
@@ -101,8 +115,17 @@ impl From<OpOutcome> for Outcome {
             Err(failure) => (None, Some(failure)),
         };
         // It computes all the time it runs.
-        let used = Used { cpu_us: outcome.run_us, run_us: outcome.run_us, peak_memory_bytes: 0 };
-        Self { result, failure, used, ..Self::default() }
+        let used = Used {
+            cpu_us: outcome.run_us,
+            run_us: outcome.run_us,
+            peak_memory_bytes: 0,
+        };
+        Self {
+            result,
+            failure,
+            used,
+            ..Self::default()
+        }
     }
 }
 
@@ -110,10 +133,16 @@ fn run_one(task: &OpTask<'_>, start: Instant, buffer: &mut Vec<u8>) -> Result<By
     let results = match task.input {
         Input::None => run_bytes(task, start, &[]),
         Input::Bytes { bytes, .. } => run_bytes(task, start, bytes),
-        Input::File { path, offset, length, .. } => run_file(task, start, buffer, path, *offset, *length),
+        Input::File {
+            path,
+            offset,
+            length,
+            ..
+        } => run_file(task, start, buffer, path, *offset, *length),
     }?;
     let json = serde_json::to_vec(&results);
-    json.map(Bytes::from).map_err(|error| Failure::new(Reason::Internal, error.to_string()))
+    json.map(Bytes::from)
+        .map_err(|error| Failure::new(Reason::Internal, error.to_string()))
 }
 
 fn run_bytes(task: &OpTask<'_>, start: Instant, bytes: &[u8]) -> Result<Results, Failure> {
@@ -138,7 +167,9 @@ fn run_file(
     length: Option<u64>,
 ) -> Result<Results, Failure> {
     let unreadable = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => Failure::new(Reason::ArtifactMissing, "the input is not on the node"),
+        io::ErrorKind::NotFound => {
+            Failure::new(Reason::ArtifactMissing, "the input is not on the node")
+        }
         _ => storage("cannot read the input", &error),
     };
     let mut file = File::open(path).map_err(unreadable)?;
@@ -190,16 +221,27 @@ mod tests {
     }
 
     fn bytes(bytes: impl Into<Bytes>) -> Input {
-        Input::Bytes { bytes: bytes.into(), name: None }
+        Input::Bytes {
+            bytes: bytes.into(),
+            name: None,
+        }
     }
 
     fn one<'a>(program: &'a Program, input: &'a Input) -> OpTask<'a> {
-        OpTask { program, input, timeout: None, control: None }
+        OpTask {
+            program,
+            input,
+            timeout: None,
+            control: None,
+        }
     }
 
     fn run(task: OpTask<'_>) -> Result<String, Reason> {
         let outcome = OpRuntime.run_batch(&[task]).remove(0);
-        outcome.result.map(|json| String::from_utf8(json.to_vec()).unwrap()).map_err(|failure| failure.reason)
+        outcome
+            .result
+            .map(|json| String::from_utf8(json.to_vec()).unwrap())
+            .map_err(|failure| failure.reason)
     }
 
     #[test]
@@ -207,26 +249,60 @@ mod tests {
         let counts = program(r#"{"op":"counteq","imm":97}"#);
         let slices = program(r#"{"op":"xor","offset":100}"#);
         let input = bytes("banana");
-        let outcomes = OpRuntime.run_batch(&[one(&counts, &input), one(&slices, &input), one(&counts, &Input::None)]);
-        assert_eq!(&outcomes[0].result.as_ref().unwrap()[..], br#"{"op":"counteq","count":3,"bytes":6}"#);
-        assert_eq!(outcomes[1].result.as_ref().unwrap_err().reason, Reason::InvalidSpec);
-        assert_eq!(&outcomes[2].result.as_ref().unwrap()[..], br#"{"op":"counteq","count":0,"bytes":0}"#);
+        let outcomes = OpRuntime.run_batch(&[
+            one(&counts, &input),
+            one(&slices, &input),
+            one(&counts, &Input::None),
+        ]);
+        assert_eq!(
+            &outcomes[0].result.as_ref().unwrap()[..],
+            br#"{"op":"counteq","count":3,"bytes":6}"#
+        );
+        assert_eq!(
+            outcomes[1].result.as_ref().unwrap_err().reason,
+            Reason::InvalidSpec
+        );
+        assert_eq!(
+            &outcomes[2].result.as_ref().unwrap()[..],
+            br#"{"op":"counteq","count":0,"bytes":0}"#
+        );
     }
 
     #[test]
     fn a_file_gives_the_same_as_its_bytes_also_in_part() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        let content: Vec<u8> = (0..3 * PIECE_BYTES + 77).map(|number| (number % 251) as u8).collect();
+        let content: Vec<u8> = (0..3 * PIECE_BYTES + 77)
+            .map(|number| (number % 251) as u8)
+            .collect();
         file.write_all(&content).unwrap();
         let program = program(r#"{"op":"fnv64"}"#);
-        for (offset, length) in [(0, None), (5, None), (PIECE_BYTES as u64 - 1, Some(PIECE_BYTES as u64 + 2)), (9, Some(0))] {
+        for (offset, length) in [
+            (0, None),
+            (5, None),
+            (PIECE_BYTES as u64 - 1, Some(PIECE_BYTES as u64 + 2)),
+            (9, Some(0)),
+        ] {
             let path = file.path().to_owned();
-            let part = Input::File { path, name: None, offset, length };
+            let part = Input::File {
+                path,
+                name: None,
+                offset,
+                length,
+            };
             let whole = bytes(content.clone()).slice(offset, length).unwrap();
-            assert_eq!(run(one(&program, &part)), run(one(&program, &whole)), "{offset} {length:?}");
+            assert_eq!(
+                run(one(&program, &part)),
+                run(one(&program, &whole)),
+                "{offset} {length:?}"
+            );
         }
         let path = file.path().to_owned();
-        let too_long = Input::File { path, name: None, offset: 1, length: Some(content.len() as u64) };
+        let too_long = Input::File {
+            path,
+            name: None,
+            offset: 1,
+            length: Some(content.len() as u64),
+        };
         assert_eq!(run(one(&program, &too_long)), Err(Reason::InvalidSpec));
     }
 
@@ -235,11 +311,17 @@ mod tests {
         let program = program(r#"{"op":"crc32c"}"#);
         let input = bytes(vec![0; 2 * PIECE_BYTES]);
         let control = Control::new();
-        let task = OpTask { control: Some(&control), ..one(&program, &input) };
+        let task = OpTask {
+            control: Some(&control),
+            ..one(&program, &input)
+        };
         assert!(run(task).is_ok());
         control.cancel();
         assert_eq!(run(task), Err(Reason::Cancelled));
-        let late = OpTask { timeout: Some(Duration::ZERO), ..one(&program, &input) };
+        let late = OpTask {
+            timeout: Some(Duration::ZERO),
+            ..one(&program, &input)
+        };
         assert_eq!(run(late), Err(Reason::Timeout));
     }
 
@@ -247,7 +329,12 @@ mod tests {
     fn a_missing_file_is_told_as_such() {
         let program = program(r#"{"op":"crc32c"}"#);
         let path = "/nonexistent/input".into();
-        let input = Input::File { path, name: None, offset: 0, length: None };
+        let input = Input::File {
+            path,
+            name: None,
+            offset: 0,
+            length: None,
+        };
         assert_eq!(run(one(&program, &input)), Err(Reason::ArtifactMissing));
     }
 }

@@ -45,7 +45,10 @@ impl OutFile {
         if file.metadata()?.is_file() {
             return Ok(file);
         }
-        Err(io::Error::other(format!("{} is not a regular file", self.path)))
+        Err(io::Error::other(format!(
+            "{} is not a regular file",
+            self.path
+        )))
     }
 }
 
@@ -76,22 +79,32 @@ impl Found {
 
     fn walk(&mut self, dir: &Path, prefix: &str, depth: usize, limit_bytes: u64) {
         if depth > MAX_OUT_DEPTH {
-            return self.skip(format!("{prefix} is deeper than {MAX_OUT_DEPTH} directories"));
+            return self.skip(format!(
+                "{prefix} is deeper than {MAX_OUT_DEPTH} directories"
+            ));
         }
         let mut entries = match fs::read_dir(dir) {
-            Ok(entries) => entries.flatten().take(MAX_OUT_FILES + 1).collect::<Vec<_>>(),
+            Ok(entries) => entries
+                .flatten()
+                .take(MAX_OUT_FILES + 1)
+                .collect::<Vec<_>>(),
             Err(error) => return self.skip(format!("{prefix}: {error}")),
         };
         entries.sort_by_key(fs::DirEntry::file_name);
         for entry in entries {
             let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|name| !name.chars().any(char::is_control)) else {
+            let Some(name) = name
+                .to_str()
+                .filter(|name| !name.chars().any(char::is_control))
+            else {
                 self.skip(format!("{prefix}{name:?} is not a printable name"));
                 continue;
             };
             let path = format!("{prefix}{name}");
             match fs::symlink_metadata(entry.path()) {
-                Ok(meta) if meta.is_dir() => self.walk(&entry.path(), &format!("{path}/"), depth + 1, limit_bytes),
+                Ok(meta) if meta.is_dir() => {
+                    self.walk(&entry.path(), &format!("{path}/"), depth + 1, limit_bytes)
+                }
                 Ok(meta) if meta.is_file() => self.take(path, entry.path(), &meta, limit_bytes),
                 Ok(_) => self.skip(format!("{path} is not a regular file")),
                 Err(error) => self.skip(format!("{path}: {error}")),
@@ -112,7 +125,12 @@ impl Found {
         }
         self.total_bytes = total_bytes;
         let mode = meta.permissions().mode() & 0o777;
-        self.files.push(OutFile { path, disk_path, size_bytes: meta.len(), mode });
+        self.files.push(OutFile {
+            path,
+            disk_path,
+            size_bytes: meta.len(),
+            mode,
+        });
     }
 }
 
@@ -133,7 +151,14 @@ mod tests {
         fs::write(dir.path().join("secret"), "s").unwrap();
         symlink(dir.path().join("secret"), out.join("link")).unwrap();
         symlink(dir.path(), out.join("dirlink")).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, out.join("fifo"), rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            out.join("fifo"),
+            rustix::fs::FileType::Fifo,
+            Mode::RWXU,
+            0,
+        )
+        .unwrap();
         let found = list(&out, LIMIT_BYTES);
         let paths: Vec<_> = found.files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(paths, ["a/b/c", "z"]);
@@ -151,7 +176,10 @@ mod tests {
     #[test]
     fn a_sparse_giant_is_skipped_and_its_neighbours_kept() {
         let dir = tempfile::tempdir().unwrap();
-        File::create(dir.path().join("big")).unwrap().set_len(1 << 40).unwrap();
+        File::create(dir.path().join("big"))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
         fs::write(dir.path().join("small"), "x").unwrap();
         let found = list(dir.path(), LIMIT_BYTES);
         assert_eq!((found.files.len(), found.skipped.len()), (1, 1));

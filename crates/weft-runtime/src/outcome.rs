@@ -95,8 +95,11 @@ pub(crate) fn timed_out(limit: Option<Duration>) -> Failure {
         || "its time limit".to_owned(),
         |limit| format!("its time limit of {}", weft_types::format_duration(limit)),
     );
-    Failure::new(Reason::Timeout, format!("it was still running after {limit}"))
-        .with_next("raise `timeout`")
+    Failure::new(
+        Reason::Timeout,
+        format!("it was still running after {limit}"),
+    )
+    .with_next("raise `timeout`")
 }
 
 /// The failure of an I/O operation on the node's disk.

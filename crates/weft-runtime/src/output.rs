@@ -148,7 +148,8 @@ impl OutputLog {
             tokio::pin!(grown);
             // Registers before looking, so that no growth in between is missed.
             grown.as_mut().enable();
-            let more = self.len(Stream::Stdout) > stdout_bytes || self.len(Stream::Stderr) > stderr_bytes;
+            let more =
+                self.len(Stream::Stdout) > stdout_bytes || self.len(Stream::Stderr) > stderr_bytes;
             if more || self.is_finished() {
                 return;
             }
@@ -232,15 +233,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = OutputLog::default();
         log.spill_to(&dir.path().join("task"), MAX_OUTPUT_BYTES);
-        log.write(Stream::Stdout, &vec![b'a'; MAX_INLINE_OUTPUT_BYTES]).unwrap();
+        log.write(Stream::Stdout, &vec![b'a'; MAX_INLINE_OUTPUT_BYTES])
+            .unwrap();
         assert!(!log.would_spill(Stream::Stdout, 0));
         log.write(Stream::Stdout, b"bc").unwrap();
         log.write(Stream::Stderr, b"short").unwrap();
-        let tail = log.read(Stream::Stdout, MAX_INLINE_OUTPUT_BYTES as u64 - 1, 10).unwrap();
+        let tail = log
+            .read(Stream::Stdout, MAX_INLINE_OUTPUT_BYTES as u64 - 1, 10)
+            .unwrap();
         assert_eq!(&tail.bytes[..], b"abc");
         let (stdout, stderr) = log.finish();
         assert_eq!(stdout.size_bytes, MAX_INLINE_OUTPUT_BYTES as u64 + 2);
-        assert_eq!(std::fs::read(stdout.file.unwrap()).unwrap().len() as u64, stdout.size_bytes);
+        assert_eq!(
+            std::fs::read(stdout.file.unwrap()).unwrap().len() as u64,
+            stdout.size_bytes
+        );
         assert_eq!((&stderr.inline[..], stderr.file), (&b"short"[..], None));
     }
 
@@ -252,7 +259,10 @@ mod tests {
         log.write(Stream::Stderr, b"1234567").unwrap();
         log.write(Stream::Stderr, b"8").unwrap();
         let (stdout, stderr) = log.finish();
-        assert_eq!((&stderr.inline[..], stderr.truncated), (&b"12345"[..], true));
+        assert_eq!(
+            (&stderr.inline[..], stderr.truncated),
+            (&b"12345"[..], true)
+        );
         assert!(!stdout.truncated);
     }
 

@@ -20,9 +20,15 @@ pub(crate) const MAX_STDIN_BYTES: u64 = 16 << 20;
 pub(crate) fn read(input: &Input) -> Result<Option<Bytes>, Failure> {
     let bytes = match input {
         Input::Bytes { bytes, name: None } => bytes.clone(),
-        Input::File { path, name: None, offset, length } => {
+        Input::File {
+            path,
+            name: None,
+            offset,
+            length,
+        } => {
             let length = length.unwrap_or(u64::MAX).min(MAX_STDIN_BYTES + 1);
-            read_file(path, *offset, length).map_err(|error| storage("cannot read the input", &error))?
+            read_file(path, *offset, length)
+                .map_err(|error| storage("cannot read the input", &error))?
         }
         _ => return Ok(None),
     };
@@ -59,8 +65,16 @@ mod tests {
         };
         assert_eq!(read(&part(None)).unwrap().as_deref(), Some(&b"89"[..]));
         assert_eq!(read(&part(Some("n"))).unwrap(), None);
-        File::create(&path).unwrap().set_len(MAX_STDIN_BYTES + 1).unwrap();
-        let whole = Input::File { path: path.clone(), name: None, offset: 0, length: None };
+        File::create(&path)
+            .unwrap()
+            .set_len(MAX_STDIN_BYTES + 1)
+            .unwrap();
+        let whole = Input::File {
+            path: path.clone(),
+            name: None,
+            offset: 0,
+            length: None,
+        };
         assert_eq!(read(&whole).unwrap_err().reason, Reason::InvalidSpec);
     }
 }

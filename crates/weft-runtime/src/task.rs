@@ -154,7 +154,9 @@ impl Input {
             Self::None if offset == 0 && length.unwrap_or(0) == 0 => Ok(Self::None),
             Self::None => Err(beyond_input(offset, length)),
             Self::Bytes { bytes, name } => {
-                let end = length.map_or(Some(bytes.len() as u64), |length| offset.checked_add(length));
+                let end = length.map_or(Some(bytes.len() as u64), |length| {
+                    offset.checked_add(length)
+                });
                 match end {
                     Some(end) if offset <= end && end <= bytes.len() as u64 => {
                         let bytes = bytes.slice(offset as usize..end as usize);
@@ -163,12 +165,24 @@ impl Input {
                     _ => Err(beyond_input(offset, length)),
                 }
             }
-            Self::File { path, name, offset: first, length: available } => {
-                if available.is_some_and(|available| length.unwrap_or(0) > available.saturating_sub(offset)) {
+            Self::File {
+                path,
+                name,
+                offset: first,
+                length: available,
+            } => {
+                if available
+                    .is_some_and(|available| length.unwrap_or(0) > available.saturating_sub(offset))
+                {
                     return Err(beyond_input(offset, length));
                 }
                 let length = length.or(available.map(|available| available.saturating_sub(offset)));
-                Ok(Self::File { path, name, offset: first.saturating_add(offset), length })
+                Ok(Self::File {
+                    path,
+                    name,
+                    offset: first.saturating_add(offset),
+                    length,
+                })
             }
         }
     }
@@ -188,7 +202,10 @@ mod tests {
 
     #[test]
     fn a_slice_stays_within_its_input() {
-        let input = || Input::Bytes { bytes: Bytes::from_static(b"0123456789"), name: None };
+        let input = || Input::Bytes {
+            bytes: Bytes::from_static(b"0123456789"),
+            name: None,
+        };
         for (offset, length, expected) in [
             (0, None, Some("0123456789")),
             (3, Some(2), Some("34")),

@@ -5,8 +5,16 @@
 /// Without a named input `{}` stays as it is. A name that begins with `-` is written as `./-…`, so that no file
 /// can pose as an option.
 pub(crate) fn expand(args: &[String], file: Option<&str>, index: u32) -> Vec<String> {
-    let file = file.map(|name| if name.starts_with('-') { format!("./{name}") } else { name.to_owned() });
-    args.iter().map(|arg| expand_one(arg, file.as_deref(), index)).collect()
+    let file = file.map(|name| {
+        if name.starts_with('-') {
+            format!("./{name}")
+        } else {
+            name.to_owned()
+        }
+    });
+    args.iter()
+        .map(|arg| expand_one(arg, file.as_deref(), index))
+        .collect()
 }
 
 /// In one pass, so that braces within a name are never replaced.

@@ -10,7 +10,10 @@ use crate::{Input, TaskRun, Work};
 /// A process task with this command, no input and a generous time limit.
 pub(crate) fn process_task(command: &[&str]) -> TaskRun {
     let command = command.iter().map(|&arg| arg.to_owned()).collect();
-    task(Work::Process { command, sandbox: SandboxMode::None })
+    task(Work::Process {
+        command,
+        sandbox: SandboxMode::None,
+    })
 }
 
 /// A task of this work, with no input and a generous time limit.

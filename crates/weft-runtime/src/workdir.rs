@@ -44,7 +44,11 @@ impl WorkRoot {
             let entry = entry.map_err(Error::directory(&path))?;
             let kind = entry.file_type().map_err(Error::directory(entry.path()))?;
             let left = entry.path();
-            let removed = if kind.is_dir() { remove_tree(&left) } else { fs::remove_file(&left) };
+            let removed = if kind.is_dir() {
+                remove_tree(&left)
+            } else {
+                fs::remove_file(&left)
+            };
             removed.map_err(Error::directory(left))?;
         }
         let path = fs::canonicalize(&path).map_err(Error::directory(&path))?;
@@ -65,14 +69,17 @@ impl WorkRoot {
         let dir = self.create(task)?;
         if let Some(name) = name {
             let target = dir.path.join(name);
-            materialise(&task.input, &target)
-                .map_err(|error| storage("cannot put the input into the working directory", &error))?;
+            materialise(&task.input, &target).map_err(|error| {
+                storage("cannot put the input into the working directory", &error)
+            })?;
         }
         Ok(dir)
     }
 
     fn create(&self, task: &TaskRun) -> Result<WorkDir, Failure> {
-        let path = self.path.join(format!("{}-{}-{}", task.job, task.index, task.attempt));
+        let path = self
+            .path
+            .join(format!("{}-{}-{}", task.job, task.index, task.attempt));
         // From here on the directory is removed whatever happens.
         let dir = WorkDir { path };
         let make = |path: &Path| DirBuilder::new().mode(0o700).create(path);
@@ -140,7 +147,9 @@ pub(crate) fn private_dir(path: &Path) -> Result<(), Error> {
     let meta = fs::metadata(path).map_err(Error::directory(path))?;
     let ours = meta.uid() == rustix::process::geteuid().as_raw();
     if !ours || meta.mode() & 0o077 != 0 {
-        return Err(Error::Exposed { path: path.to_owned() });
+        return Err(Error::Exposed {
+            path: path.to_owned(),
+        });
     }
     Ok(())
 }
@@ -148,9 +157,13 @@ pub(crate) fn private_dir(path: &Path) -> Result<(), Error> {
 /// The name of an input, if it is a path that stays where it is put.
 fn input_name(name: &str) -> Result<&Path, Failure> {
     let path = Path::new(name);
-    let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+    let plain = path
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)));
     let reserved = path.components().next().is_some_and(|first| {
-        RESERVED_NAMES.iter().any(|reserved| first.as_os_str() == *reserved)
+        RESERVED_NAMES
+            .iter()
+            .any(|reserved| first.as_os_str() == *reserved)
     });
     if name.is_empty() || name.contains('\0') || !plain || reserved {
         return Err(Failure::new(
@@ -171,7 +184,12 @@ fn materialise(input: &Input, target: &Path) -> io::Result<()> {
     match input {
         Input::None => Ok(()),
         Input::Bytes { bytes, .. } => to.write_all(bytes),
-        Input::File { path, offset, length, .. } => {
+        Input::File {
+            path,
+            offset,
+            length,
+            ..
+        } => {
             let mut from = File::open(path)?;
             from.seek(SeekFrom::Start(*offset))?;
             // `copy` asks the kernel, which shares the blocks where the file system can.
@@ -192,7 +210,10 @@ mod tests {
 
     fn named(name: &str) -> TaskRun {
         TaskRun {
-            input: Input::Bytes { bytes: Bytes::from_static(b"in"), name: Some(name.to_owned()) },
+            input: Input::Bytes {
+                bytes: Bytes::from_static(b"in"),
+                name: Some(name.to_owned()),
+            },
             ..process_task(&["true"])
         }
     }
@@ -215,8 +236,18 @@ mod tests {
         let path = base.path().join("source");
         fs::write(&path, "0123456789").unwrap();
         let name = Some("part".to_owned());
-        let input = Input::File { path, name, offset: 2, length: Some(3) };
-        let dir = root.prepare(&TaskRun { input, ..process_task(&["true"]) }).unwrap();
+        let input = Input::File {
+            path,
+            name,
+            offset: 2,
+            length: Some(3),
+        };
+        let dir = root
+            .prepare(&TaskRun {
+                input,
+                ..process_task(&["true"])
+            })
+            .unwrap();
         assert_eq!(fs::read(dir.path().join("part")).unwrap(), b"234");
     }
 
@@ -224,7 +255,17 @@ mod tests {
     fn names_that_lead_out_of_the_directory_are_refused_and_nothing_stays() {
         let base = tempfile::tempdir().unwrap();
         let root = WorkRoot::open(base.path().join("work")).unwrap();
-        for bad in ["", "/etc/passwd", "../x", "a/../../x", ".out", ".out/x", ".tmp", "a\0b", "."] {
+        for bad in [
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../../x",
+            ".out",
+            ".out/x",
+            ".tmp",
+            "a\0b",
+            ".",
+        ] {
             let failure = root.prepare(&named(bad)).unwrap_err();
             assert_eq!(failure.reason, Reason::InvalidSpec, "{bad:?}");
         }

@@ -83,6 +83,9 @@ pub enum Error {
     /// A node that has not asked to come back.
     #[error("node {0} has not asked to come back; it does so when its agent runs and its certificate has expired")]
     NotWaiting(String),
+    /// Something could not be made durable; the cause is in the log.
+    #[error("not kept: {0}")]
+    NotWritten(String),
     /// The server is stopping.
     #[error("the server is stopping")]
     Stopping,
@@ -99,13 +102,18 @@ impl Error {
             Self::Journal(error) => error.reason(),
             Self::Blobs(error) => error.reason(),
             Self::Dispatch(_) => Reason::QuotaExceeded,
-            Self::File { .. } => Reason::StorageError,
+            Self::File { .. } | Self::NotWritten(_) => Reason::StorageError,
             Self::Invalid(_) | Self::NotFound { .. } | Self::Ambiguous { .. } | Self::NotFinal(_) | Self::NotWaiting(_) => {
                 Reason::InvalidSpec
             }
             Self::Pki(_) => Reason::PermissionDenied,
             Self::Listen { .. } | Self::Corrupt { .. } | Self::Stopping => Reason::Internal,
         }
+    }
+
+    /// Something could not be made durable.
+    pub(crate) fn not_written(what: &str) -> Self {
+        Self::NotWritten(what.to_owned())
     }
 
     /// When to try again, in seconds, for what is only full.

@@ -37,8 +37,6 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub struct Peer {
     /// `None` when it showed no certificate.
     pub identity: Option<Identity>,
-    /// Where it connects from.
-    pub address: SocketAddr,
     /// Whether it came without TLS through the loopback-only listener.
     pub insecure: bool,
 }
@@ -88,7 +86,7 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         match self.security.clone() {
             Security::InsecureLoopback => {
-                let peer = Peer { identity: None, address: self.address, insecure: true };
+                let peer = Peer { identity: None, insecure: true };
                 self.http(stream, peer).await;
             }
             Security::Tls(tls, cluster) => {
@@ -101,7 +99,7 @@ impl Connection {
                 };
                 match peer_identity(stream.get_ref().1.peer_certificates(), &cluster) {
                     Ok(identity) => {
-                        let peer = Peer { identity, address: self.address, insecure: false };
+                        let peer = Peer { identity, insecure: false };
                         self.http(stream, peer).await;
                     }
                     Err(error) => tracing::debug!(peer = %self.address, %error, "certificate names nobody"),

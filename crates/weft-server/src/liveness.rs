@@ -97,11 +97,6 @@ impl Liveness {
         self.shared.machine.lock().epoch(node)
     }
 
-    /// How long a node has been silent; `None` when it is unknown.
-    pub fn silent(&self, node: &NodeId) -> Option<Duration> {
-        self.shared.machine.lock().silent_ms(self.shared.now(), node).map(Duration::from_millis)
-    }
-
     /// Ends the ticking thread.
     pub fn stop(&self) {
         self.shared.stopped.store(true, Ordering::Relaxed);

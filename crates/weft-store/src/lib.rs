@@ -15,7 +15,7 @@ mod typed;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 
-pub use embedded::{Embedded, Options};
+pub use embedded::{Embedded, LeaseClock, Options};
 pub use error::Error;
 pub use model::{
     Compare, Event, EventBatch, KeyValue, LeaseId, MAX_KEY_BYTES, MAX_TXN_OPERATIONS,

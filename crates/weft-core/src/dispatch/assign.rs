@@ -1,6 +1,6 @@
 //! A round of handing out: first every free slot, then prefetch, round robin.
 
-use weft_placement::{Availability, ClassId};
+use weft_placement::{Availability, CandidateId, ClassId};
 
 use crate::Monotonic;
 use crate::breaker;
@@ -91,12 +91,24 @@ impl Machine {
         let probing = node.breaker.state() != breaker::State::Closed;
         let most = if probing { 1 } else { self.config.max_batch_tasks };
         let units = chunk
-            .min(self.index.fits(chosen, class))
+            .min(self.room_on(chosen, class))
             .min(node.room())
             .min(limit)
             .min(ready)
             .min(most);
-        (units > 0 && self.index.reserve(chosen, class, units)).then_some((slot, units))
+        if units == 0 {
+            return None;
+        }
+        let reserved = self.index.reserve(chosen, class, units) || planted!(Oversubscribed);
+        reserved.then_some((slot, units))
+    }
+
+    /// How many units of a class a candidate has room for.
+    fn room_on(&self, candidate: CandidateId, class: ClassId) -> u32 {
+        if planted!(Oversubscribed) {
+            return self.index.slots(candidate, class);
+        }
+        self.index.fits(candidate, class)
     }
 
     /// A node that should have more work waiting, and how much.

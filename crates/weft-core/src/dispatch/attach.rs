@@ -61,6 +61,7 @@ impl Machine {
             match self.claim(slot, at) {
                 Claim::Adopted => adopted += 1,
                 Claim::Pending => {}
+                Claim::Refused if planted!(StaleNotStopped) => {}
                 Claim::Refused => stop.push(at),
             }
         }
@@ -247,6 +248,10 @@ impl Machine {
                     state: TaskState::Dead,
                 });
             } else if let Some(job) = self.jobs.at_mut(slot) {
+                if planted!(LostWorkForgotten) {
+                    job.set_phase(at.task, Phase::Delayed);
+                    continue;
+                }
                 job.enqueue(at.task, true);
                 job.ready.sweep(&job.table, job.count(Phase::Queued));
             }

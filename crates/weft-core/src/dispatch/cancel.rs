@@ -166,7 +166,7 @@ impl Machine {
             .table
             .get(task)
             .is_some_and(|cell| cell.phase() == Phase::Delayed && cell.attempt() == attempt);
-        if is_current {
+        if is_current && !planted!(RetryForgotten) {
             job.enqueue(task, false);
             self.requeue_lane(slot);
         }

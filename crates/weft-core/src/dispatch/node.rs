@@ -118,7 +118,9 @@ impl Node {
         if load.held == 0 {
             self.loads.retain(|load| load.held > 0);
         }
-        index.release(candidate(slot), class, 1);
+        if !planted!(ReservationLeaked) {
+            index.release(candidate(slot), class, 1);
+        }
         if self.held > 0 {
             self.promote(slot, index);
         }

@@ -101,11 +101,18 @@ impl Machine {
         let Some(cell) = job.table.get(at.task) else {
             return Verdict::Ignore;
         };
-        if cell.node() != Some(reporter.node) || cell.attempt() != at.attempt {
+        let holds = cell.node() == Some(reporter.node) && cell.attempt() == at.attempt;
+        if !holds && !planted!(FencingSkipped) {
             return Verdict::Ignore;
         }
         match cell.phase() {
             Phase::Assigned | Phase::Running => {}
+            Phase::Completed if planted!(FinalAgain) => {
+                let state = TaskState::Completed;
+                self.begin_recording(slot, at.task, None);
+                entries.push(Entry { slot, at, state });
+                return Verdict::Record(state);
+            }
             Phase::Recording => return Verdict::Pending,
             _ => return Verdict::Ignore,
         }
@@ -313,7 +320,7 @@ impl Machine {
     /// The tasks are where they were before the report. When the session that reported them is
     /// over, nobody would report them again over it: they are queued.
     pub(super) fn on_record_failed(&mut self, batch: BatchId, out: &mut Vec<Output>) {
-        let Some(recording) = self.end(batch) else {
+        let Some(recording) = self.end(batch).filter(|_| !planted!(RecordFailureIgnored)) else {
             return;
         };
         let holder = recording.node.filter(|&(slot, epoch)| {

@@ -352,7 +352,7 @@ impl Machine {
     fn notice_gap(&mut self, now: Monotonic) {
         if let Some(last) = self.last_input {
             let gap_ms = now.since_ms(last);
-            if gap_ms > self.config.max_gap_ms {
+            if gap_ms > self.config.max_gap_ms && !planted!(OutageNotExtended) {
                 self.extend(now, gap_ms);
             }
         }

@@ -22,7 +22,10 @@ const SIGXFSZ: i32 = 25;
 /// Tells in `outcome` how the process ended and what it used.
 pub(super) fn describe(outcome: &mut Outcome, exit: &Exit, task: &TaskRun, was_cancelled: bool) {
     outcome.used.cpu_us = exit.usage.user_us + exit.usage.system_us;
-    outcome.used.peak_memory_bytes = exit.usage.cgroup_peak_bytes.unwrap_or(exit.usage.max_rss_bytes);
+    outcome.used.peak_memory_bytes = exit
+        .usage
+        .cgroup_peak_bytes
+        .unwrap_or(exit.usage.max_rss_bytes);
     let own = match exit.outcome {
         weft_sandbox::Outcome::NotStarted(failure) => {
             outcome.exit_code = exit_code_not_started(failure);
@@ -30,7 +33,12 @@ pub(super) fn describe(outcome: &mut Outcome, exit: &Exit, task: &TaskRun, was_c
         }
         weft_sandbox::Outcome::Exited(code) => {
             outcome.exit_code = Some(code);
-            (code != 0).then(|| Failure::new(Reason::NonzeroExit, format!("it ended with exit code {code}")))
+            (code != 0).then(|| {
+                Failure::new(
+                    Reason::NonzeroExit,
+                    format!("it ended with exit code {code}"),
+                )
+            })
         }
         weft_sandbox::Outcome::Signalled(signal) => {
             outcome.exit_code = Some(EXIT_SIGNAL_BASE + signal);
@@ -43,7 +51,10 @@ pub(super) fn describe(outcome: &mut Outcome, exit: &Exit, task: &TaskRun, was_c
         Some(_) if was_cancelled => Some(outcome::cancelled()),
         own => own,
     });
-    if matches!(outcome.failure.as_ref().map(|failure| failure.reason), Some(Reason::Timeout | Reason::Cancelled)) {
+    if matches!(
+        outcome.failure.as_ref().map(|failure| failure.reason),
+        Some(Reason::Timeout | Reason::Cancelled)
+    ) {
         outcome.exit_code = None;
     }
 }
@@ -51,7 +62,10 @@ pub(super) fn describe(outcome: &mut Outcome, exit: &Exit, task: &TaskRun, was_c
 /// A limit that ended it explains more than the signal that enforced the limit.
 fn limit_reached(exit: &Exit, task: &TaskRun) -> Option<Failure> {
     if exit.oom_killed {
-        let detail = format!("it used more than its memory limit of {}", task.resources.memory);
+        let detail = format!(
+            "it used more than its memory limit of {}",
+            task.resources.memory
+        );
         return Some(Failure::new(Reason::OomKilled, detail).with_next("raise `resources.memory`"));
     }
     if exit.disk_exceeded {
@@ -92,10 +106,11 @@ fn not_started(failure: SpawnFailure, task: &TaskRun) -> Failure {
         _ => "",
     };
     match (failure.stage, failure.errno) {
-        (Stage::Exec, ENOENT | ENOTDIR) => {
-            Failure::new(Reason::InvalidSpec, format!("{program}: command not found on the node"))
-                .with_next("check the spelling and that the program is installed on every node")
-        }
+        (Stage::Exec, ENOENT | ENOTDIR) => Failure::new(
+            Reason::InvalidSpec,
+            format!("{program}: command not found on the node"),
+        )
+        .with_next("check the spelling and that the program is installed on every node"),
         (Stage::Exec, EACCES | EPERM | EISDIR) => {
             Failure::new(Reason::PermissionDenied, format!("{program}: {failure}"))
                 .with_next(format!("chmod +x {program}"))
@@ -128,7 +143,12 @@ mod tests {
     fn exit(outcome: End) -> Exit {
         Exit {
             outcome,
-            usage: Usage { user_us: 2, system_us: 3, max_rss_bytes: 7, ..Usage::default() },
+            usage: Usage {
+                user_us: 2,
+                system_us: 3,
+                max_rss_bytes: 7,
+                ..Usage::default()
+            },
             timed_out: false,
             oom_killed: false,
             disk_exceeded: false,
@@ -140,23 +160,53 @@ mod tests {
     fn described(exit: &Exit, was_cancelled: bool) -> (Option<Reason>, Option<i32>) {
         let mut outcome = Outcome::default();
         describe(&mut outcome, exit, &process_task(&["prog"]), was_cancelled);
-        assert_eq!((outcome.used.cpu_us, outcome.used.peak_memory_bytes), (5, 7));
+        assert_eq!(
+            (outcome.used.cpu_us, outcome.used.peak_memory_bytes),
+            (5, 7)
+        );
         (outcome.reason(), outcome.exit_code)
     }
 
     #[test]
     fn endings_map_to_reasons_and_shell_codes() {
-        let not_started = |errno| End::NotStarted(SpawnFailure { stage: Stage::Exec, errno });
+        let not_started = |errno| {
+            End::NotStarted(SpawnFailure {
+                stage: Stage::Exec,
+                errno,
+            })
+        };
         for (end, reason, code) in [
             (End::Exited(0), None, Some(0)),
             (End::Exited(127), Some(Reason::NonzeroExit), Some(127)),
             (End::Signalled(9), Some(Reason::NonzeroExit), Some(137)),
-            (End::Signalled(SIGXFSZ), Some(Reason::StorageError), Some(153)),
+            (
+                End::Signalled(SIGXFSZ),
+                Some(Reason::StorageError),
+                Some(153),
+            ),
             (not_started(ENOENT), Some(Reason::InvalidSpec), Some(127)),
-            (not_started(EACCES), Some(Reason::PermissionDenied), Some(126)),
+            (
+                not_started(EACCES),
+                Some(Reason::PermissionDenied),
+                Some(126),
+            ),
             (not_started(ENOEXEC), Some(Reason::InvalidSpec), Some(126)),
-            (End::NotStarted(SpawnFailure { stage: Stage::Clone, errno: 11 }), Some(Reason::RuntimeError), None),
-            (End::NotStarted(SpawnFailure { stage: Stage::Mount, errno: ENOSPC }), Some(Reason::StorageError), None),
+            (
+                End::NotStarted(SpawnFailure {
+                    stage: Stage::Clone,
+                    errno: 11,
+                }),
+                Some(Reason::RuntimeError),
+                None,
+            ),
+            (
+                End::NotStarted(SpawnFailure {
+                    stage: Stage::Mount,
+                    errno: ENOSPC,
+                }),
+                Some(Reason::StorageError),
+                None,
+            ),
         ] {
             assert_eq!(described(&exit(end), false), (reason, code), "{end:?}");
         }
@@ -165,11 +215,20 @@ mod tests {
     #[test]
     fn a_limit_explains_more_than_the_signal_that_enforced_it() {
         let killed = exit(End::Signalled(9));
-        let oom = Exit { oom_killed: true, ..killed.clone() };
+        let oom = Exit {
+            oom_killed: true,
+            ..killed.clone()
+        };
         assert_eq!(described(&oom, true), (Some(Reason::OomKilled), Some(137)));
-        let late = Exit { timed_out: true, ..killed.clone() };
+        let late = Exit {
+            timed_out: true,
+            ..killed.clone()
+        };
         assert_eq!(described(&late, false), (Some(Reason::Timeout), None));
-        let disk = Exit { disk_exceeded: true, ..killed.clone() };
+        let disk = Exit {
+            disk_exceeded: true,
+            ..killed.clone()
+        };
         assert_eq!(described(&disk, false).0, Some(Reason::StorageError));
         assert_eq!(described(&killed, true), (Some(Reason::Cancelled), None));
         assert_eq!(described(&exit(End::Exited(0)), true), (None, Some(0)));

@@ -10,9 +10,12 @@ use async_trait::async_trait;
 use weft_sandbox::{Client, Event, Exit, Process, Stdin};
 use weft_types::{Failure, Reason, RuntimeKind};
 
-use crate::outcome::storage;
+use crate::outcome::{self, storage};
 use crate::output::{OutputLog, Stream};
-use crate::{Control, Input, Missing, Outcome, Probe, Runtime, TaskRun, Used, Work, WorkDir, WorkRoot, out_files, stdin};
+use crate::{
+    Control, Input, Missing, Outcome, Probe, Runtime, TaskRun, Used, Work, WorkDir, WorkRoot,
+    out_files, stdin,
+};
 
 /// Time between SIGTERM and SIGKILL, on cancellation and on timeout.
 const TERM_GRACE: Duration = Duration::from_secs(1);
@@ -42,6 +45,9 @@ impl ProcessRuntime {
                 format!("a {} task came to the process runtime", task.work.kind()),
             ));
         };
+        if control.is_cancelled() {
+            return Err(outcome::cancelled());
+        }
         let dir = self.prepare(task).await?;
         let limit_bytes = task.output_limit_bytes();
         control.output().spill_to(&dir.output_prefix(), limit_bytes);
@@ -51,7 +57,10 @@ impl ProcessRuntime {
         let process = self.client.spawn(spec).await.map_err(ending::refused)?;
         let ended = follow(process, control).await;
         let mut outcome = Outcome {
-            used: Used { run_us: Used::wall(start.elapsed()), ..Used::default() },
+            used: Used {
+                run_us: Used::wall(start.elapsed()),
+                ..Used::default()
+            },
             ..Outcome::default()
         };
         match ended {
@@ -90,7 +99,11 @@ impl Runtime for ProcessRuntime {
         Probe {
             // Without the full sandbox a process still runs where that is asked for by name.
             available: true,
-            capabilities: found.full_sandbox().then(|| "sandbox".to_owned()).into_iter().collect(),
+            capabilities: found
+                .full_sandbox()
+                .then(|| "sandbox".to_owned())
+                .into_iter()
+                .collect(),
             missing: missing.collect(),
         }
     }
@@ -175,12 +188,19 @@ async fn list_out_files(dir: &WorkDir, limit_bytes: u64) -> out_files::Found {
     if std::fs::remove_dir(&out).is_ok() {
         return out_files::Found::default();
     }
-    blocking(move || out_files::list(&out, limit_bytes)).await.unwrap_or_default()
+    blocking(move || out_files::list(&out, limit_bytes))
+        .await
+        .unwrap_or_default()
 }
 
 /// Runs on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Failure::new(Reason::Internal, format!("a blocking step ended early: {error}")))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        Failure::new(
+            Reason::Internal,
+            format!("a blocking step ended early: {error}"),
+        )
+    })
 }

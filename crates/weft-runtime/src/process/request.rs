@@ -25,7 +25,9 @@ pub(super) fn spec(
     let mut spec = Spec::new(argv, dir.path(), containment);
     spec.env = environment(task, sandbox, dir);
     spec.stdin = stdin;
-    let capture = Capture::Pipe { limit_bytes: output_limit_bytes };
+    let capture = Capture::Pipe {
+        limit_bytes: output_limit_bytes,
+    };
     (spec.stdout, spec.stderr) = (capture, capture);
     spec.timeout = task.timeout;
     spec.grace = TERM_GRACE;
@@ -47,12 +49,20 @@ fn environment(task: &TaskRun, sandbox: SandboxMode, dir: &WorkDir) -> Vec<(OsSt
         ("LANG", "C.UTF-8".into()),
     ];
     let out = [("WEFT_OUT", dir.out().into_os_string())];
-    let ours: Vec<(&str, OsString)> =
-        task.identity().map(|(name, value)| (name, value.into())).into_iter().chain(out).collect();
+    let ours: Vec<(&str, OsString)> = task
+        .identity()
+        .map(|(name, value)| (name, value.into()))
+        .into_iter()
+        .chain(out)
+        .collect();
     let is_ours = |name: &str| ours.iter().any(|(ours, _)| *ours == name);
     let users = task.env.iter().filter(|(name, _)| !is_ours(name));
-    let defaults = defaults.into_iter().filter(|(name, _)| !task.env.contains_key(*name));
-    let mut env: Vec<(OsString, OsString)> = users.map(|(name, value)| (name.into(), value.into())).collect();
+    let defaults = defaults
+        .into_iter()
+        .filter(|(name, _)| !task.env.contains_key(*name));
+    let mut env: Vec<(OsString, OsString)> = users
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
     env.extend(defaults.map(|(name, value)| (name.into(), value)));
     env.extend(ours.into_iter().map(|(name, value)| (name.into(), value)));
     env
@@ -62,7 +72,10 @@ fn limits(task: &TaskRun, sandbox: SandboxMode) -> Limits {
     let limit = |amount: u64| (amount > 0).then_some(amount);
     let disk_bytes = limit(task.resources.disk.0);
     match sandbox {
-        SandboxMode::None => Limits { disk_bytes, ..Limits::default() },
+        SandboxMode::None => Limits {
+            disk_bytes,
+            ..Limits::default()
+        },
         SandboxMode::Full => Limits {
             cpu_weight_millicores: limit(task.resources.cpu.0),
             memory_bytes: limit(task.resources.memory.0),

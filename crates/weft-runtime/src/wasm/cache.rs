@@ -36,11 +36,16 @@ impl CodeCache {
         // Stable for one build of this program, which is all a cache needs.
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        Ok(Self { dir, engine_hash: hasher.finish(), next_temporary: AtomicU64::new(0) })
+        Ok(Self {
+            dir,
+            engine_hash: hasher.finish(),
+            next_temporary: AtomicU64::new(0),
+        })
     }
 
     fn path(&self, module: &BlobHash) -> PathBuf {
-        self.dir.join(format!("{module}-{:016x}.{SUFFIX}", self.engine_hash))
+        self.dir
+            .join(format!("{module}-{:016x}.{SUFFIX}", self.engine_hash))
     }
 
     /// The code of a module, if it is here and whole.
@@ -59,8 +64,11 @@ impl CodeCache {
     /// Keeps the code of a module, and makes room for it.
     pub(super) fn put(&self, module: &BlobHash, code: &[u8]) -> io::Result<()> {
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
-        let temporary = self.dir.join(format!("{}-{number}.tmp", std::process::id()));
-        let written = write(&temporary, code).and_then(|()| fs::rename(&temporary, self.path(module)));
+        let temporary = self
+            .dir
+            .join(format!("{}-{number}.tmp", std::process::id()));
+        let written =
+            write(&temporary, code).and_then(|()| fs::rename(&temporary, self.path(module)));
         if written.is_err() {
             let _ = fs::remove_file(&temporary);
         }
@@ -90,7 +98,11 @@ impl CodeCache {
 }
 
 fn write(path: &Path, code: &[u8]) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(code)?;
     file.write_all(blake3::hash(code).as_bytes())
 }
@@ -129,6 +141,11 @@ mod tests {
             cache.put(&BlobHash([number; 32]), &[0; 100]).unwrap();
         }
         cache.shrink(300).unwrap();
-        assert_eq!((0..5).filter(|&number| cache.get(&BlobHash([number; 32])).is_some()).count(), 2);
+        assert_eq!(
+            (0..5)
+                .filter(|&number| cache.get(&BlobHash([number; 32])).is_some())
+                .count(),
+            2
+        );
     }
 }

@@ -15,7 +15,12 @@ use crate::{Outcome, TaskRun};
 const MAX_FRAMES: usize = 8;
 
 /// Tells in `outcome` how the program ended. `disk` is the last measurement.
-pub(super) fn describe(outcome: &mut Outcome, end: End, task: &TaskRun, disk: Result<(), DiskExceeded>) {
+pub(super) fn describe(
+    outcome: &mut Outcome,
+    end: End,
+    task: &TaskRun,
+    disk: Result<(), DiskExceeded>,
+) {
     match end {
         End::Cancelled => outcome.failure = Some(cancelled()),
         End::TimedOut => outcome.failure = Some(timed_out(task.timeout)),
@@ -33,8 +38,12 @@ pub(super) fn describe(outcome: &mut Outcome, end: End, task: &TaskRun, disk: Re
 
 fn exited(outcome: &mut Outcome, code: i32) {
     outcome.exit_code = Some(code);
-    outcome.failure =
-        (code != 0).then(|| Failure::new(Reason::NonzeroExit, format!("it ended with exit code {code}")));
+    outcome.failure = (code != 0).then(|| {
+        Failure::new(
+            Reason::NonzeroExit,
+            format!("it ended with exit code {code}"),
+        )
+    });
 }
 
 fn disk_failure(exceeded: &DiskExceeded) -> Failure {
@@ -43,7 +52,8 @@ fn disk_failure(exceeded: &DiskExceeded) -> Failure {
 
 fn stopped(error: &wasmtime::Error) -> Failure {
     if let Some(memory) = error.downcast_ref::<OutOfMemory>() {
-        return Failure::new(Reason::OomKilled, memory.to_string()).with_next("raise `resources.memory`");
+        return Failure::new(Reason::OomKilled, memory.to_string())
+            .with_next("raise `resources.memory`");
     }
     if let Some(exceeded) = error.downcast_ref::<DiskExceeded>() {
         return disk_failure(exceeded);
@@ -53,18 +63,36 @@ fn stopped(error: &wasmtime::Error) -> Failure {
     }
     match error.downcast_ref::<Trap>() {
         Some(trap) => Failure::new(Reason::RuntimeError, format!("{trap}{}", frames(error))),
-        None => Failure::new(Reason::RuntimeError, format!("{}{}", error.root_cause(), frames(error))),
+        None => Failure::new(
+            Reason::RuntimeError,
+            format!("{}{}", error.root_cause(), frames(error)),
+        ),
     }
 }
 
 /// Where the program was, innermost first: ` at inner < outer < _start`.
 fn frames(error: &wasmtime::Error) -> String {
-    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else { return String::new() };
+    let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() else {
+        return String::new();
+    };
     let name = |frame: &wasmtime::FrameInfo| match frame.func_name() {
         Some(name) => name.to_owned(),
         None => format!("function {}", frame.func_index()),
     };
-    let names: Vec<_> = backtrace.frames().iter().take(MAX_FRAMES).map(name).collect();
-    let more = if backtrace.frames().len() > MAX_FRAMES { " < …" } else { "" };
-    if names.is_empty() { String::new() } else { format!(" at {}{more}", names.join(" < ")) }
+    let names: Vec<_> = backtrace
+        .frames()
+        .iter()
+        .take(MAX_FRAMES)
+        .map(name)
+        .collect();
+    let more = if backtrace.frames().len() > MAX_FRAMES {
+        " < …"
+    } else {
+        ""
+    };
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!(" at {}{more}", names.join(" < "))
+    }
 }

@@ -63,7 +63,10 @@ impl Ticker {
             .name("weft-wasm-tick".to_owned())
             .spawn(move || ticking.tick(&engine))
             .map_err(Error::Thread)?;
-        Ok(Self { state, thread: handle.thread().clone() })
+        Ok(Self {
+            state,
+            thread: handle.thread().clone(),
+        })
     }
 
     pub(super) fn tick(&self) -> Ticking<'_> {

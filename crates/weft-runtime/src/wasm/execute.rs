@@ -14,7 +14,7 @@ use super::modules::Program;
 use super::stdio::Output;
 use super::{Shared, ending, watch};
 use crate::output::Stream;
-use crate::{Control, Outcome, TaskRun, Used, WorkDir, Work, out_files, stdin, template};
+use crate::{Control, Outcome, TaskRun, Used, Work, WorkDir, out_files, stdin, template};
 
 /// The name a program has in its own arguments.
 const PROGRAM_NAME: &str = "module.wasm";
@@ -73,8 +73,16 @@ async fn attempt(
     };
     drop(store);
 
-    let mut outcome = Outcome { used, ..Outcome::default() };
-    ending::describe(&mut outcome, end, task, watch::check_disk(dir.path(), task.resources.disk.0));
+    let mut outcome = Outcome {
+        used,
+        ..Outcome::default()
+    };
+    ending::describe(
+        &mut outcome,
+        end,
+        task,
+        watch::check_disk(dir.path(), task.resources.disk.0),
+    );
     let found = out_files::list(&dir.out(), task.out_files_limit_bytes());
     (outcome.files, outcome.skipped_files) = (found.files, found.skipped);
     outcome.work_dir = Some(dir);
@@ -129,10 +137,15 @@ async fn call(program: &Program, store: &mut Store<Host>) -> End {
 }
 
 /// All that a program gets to see.
-fn host(task: &TaskRun, args: &[String], dir: &WorkDir, control: &Control) -> Result<Host, Failure> {
+fn host(
+    task: &TaskRun,
+    args: &[String],
+    dir: &WorkDir,
+    control: &Control,
+) -> Result<Host, Failure> {
     let mut wasi = WasiCtxBuilder::new();
-    wasi.allow_blocking_current_thread(true)
-        .arg(PROGRAM_NAME)
+    // Not `allow_blocking_current_thread`: a program that sleeps could not be interrupted.
+    wasi.arg(PROGRAM_NAME)
         .args(&template::expand(args, task.input.name(), task.index))
         .envs(&environment(task))
         .initial_cwd("/")
@@ -145,9 +158,13 @@ fn host(task: &TaskRun, args: &[String], dir: &WorkDir, control: &Control) -> Re
         wasi.stdin(MemoryInputPipe::new(bytes));
     }
     for (path, name) in [(dir.path().to_owned(), "/"), (dir.out(), OUT_PATH)] {
-        wasi.preopened_dir(path, name, FsPerms::ReadWrite).map_err(|error| {
-            Failure::new(Reason::StorageError, format!("cannot open the working directory: {error}"))
-        })?;
+        wasi.preopened_dir(path, name, FsPerms::ReadWrite)
+            .map_err(|error| {
+                Failure::new(
+                    Reason::StorageError,
+                    format!("cannot open the working directory: {error}"),
+                )
+            })?;
     }
     Ok(Host::new(wasi.build_p1(), task.resources.memory.0))
 }
@@ -155,7 +172,10 @@ fn host(task: &TaskRun, args: &[String], dir: &WorkDir, control: &Control) -> Re
 /// The user's, and what Weft says, which wins.
 fn environment(task: &TaskRun) -> Vec<(String, String)> {
     let mut env = task.env.clone();
-    env.extend(task.identity().map(|(name, value)| (name.to_owned(), value)));
+    env.extend(
+        task.identity()
+            .map(|(name, value)| (name.to_owned(), value)),
+    );
     env.insert("WEFT_OUT".to_owned(), OUT_PATH.to_owned());
     env.into_iter().collect()
 }
@@ -165,4 +185,3 @@ fn thread_cpu_us() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     u64::try_from(time.tv_sec * 1_000_000 + time.tv_nsec / 1_000).unwrap_or(0)
 }
-

@@ -25,8 +25,16 @@ pub(super) struct OutOfMemory {
 impl Host {
     /// `max_memory_bytes` of 0 is no limit but the engine's, 4 GiB a memory.
     pub(super) fn new(wasi: WasiP1Ctx, max_memory_bytes: u64) -> Self {
-        let max_memory_bytes = if max_memory_bytes == 0 { u64::MAX } else { max_memory_bytes };
-        Self { wasi, max_memory_bytes, memory_bytes: 0 }
+        let max_memory_bytes = if max_memory_bytes == 0 {
+            u64::MAX
+        } else {
+            max_memory_bytes
+        };
+        Self {
+            wasi,
+            max_memory_bytes,
+            memory_bytes: 0,
+        }
     }
 
     pub(super) fn wasi(&mut self) -> &mut WasiP1Ctx {
@@ -47,16 +55,31 @@ impl WasiView for Host {
 impl ResourceLimiter for Host {
     /// Ends the program rather than refusing to grow: what a program does without memory is anyone's guess, and
     /// processes are killed as well.
-    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let grown_bytes = self.memory_bytes.saturating_add(desired.saturating_sub(current) as u64);
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let grown_bytes = self
+            .memory_bytes
+            .saturating_add(desired.saturating_sub(current) as u64);
         if grown_bytes > self.max_memory_bytes {
-            return Err(OutOfMemory { limit_bytes: self.max_memory_bytes }.into());
+            return Err(OutOfMemory {
+                limit_bytes: self.max_memory_bytes,
+            }
+            .into());
         }
         self.memory_bytes = grown_bytes;
         Ok(true)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        _current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         Ok(desired <= MAX_TABLE_ELEMENTS)
     }
 }

@@ -39,7 +39,8 @@ use modules::Modules;
 pub struct WasmOptions {
     /// Directory for compiled code, of this user alone. Made when it is not there.
     pub cache_dir: PathBuf,
-    /// Instances that run at once, 1 to [`WasmOptions::MAX_RUNNING`]; further tasks wait. Each holds a thread.
+    /// Instances that run at once, 1 to [`WasmOptions::MAX_RUNNING`]; further tasks wait. Each holds one of the
+    /// threads that the executor has for blocking work, of which there must be more than this.
     pub max_running: u32,
 }
 
@@ -49,7 +50,10 @@ impl WasmOptions {
 
     /// Defaults, with compiled code in `cache_dir`.
     pub fn new(cache_dir: impl Into<PathBuf>) -> Self {
-        Self { cache_dir: cache_dir.into(), max_running: 64 }
+        Self {
+            cache_dir: cache_dir.into(),
+            max_running: 64,
+        }
     }
 }
 
@@ -98,7 +102,10 @@ impl Runtime for WasmRuntime {
 
     async fn probe(&self) -> Probe {
         // An engine that started can run: there is nothing more to try.
-        Probe { available: true, ..Probe::default() }
+        Probe {
+            available: true,
+            ..Probe::default()
+        }
     }
 
     async fn run(&self, task: TaskRun, control: Control) -> Outcome {
@@ -117,7 +124,10 @@ impl Runtime for WasmRuntime {
             Handle::current().block_on(execute::run(&shared, &task, &own_control, &abandoned))
         });
         let outcome = running.await.unwrap_or_else(|error| {
-            Outcome::failed(Failure::new(Reason::Internal, format!("the WebAssembly thread ended early: {error}")))
+            Outcome::failed(Failure::new(
+                Reason::Internal,
+                format!("the WebAssembly thread ended early: {error}"),
+            ))
         });
         finish(&control, outcome)
     }

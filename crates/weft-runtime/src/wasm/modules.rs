@@ -58,7 +58,13 @@ impl Modules {
         wasmtime_wasi::p1::add_to_linker_async(&mut preview1, Host::wasi).map_err(refused)?;
         let mut preview2 = component::Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut preview2).map_err(refused)?;
-        Ok(Self { engine, preview1, preview2, cache, loaded: Mutex::default() })
+        Ok(Self {
+            engine,
+            preview1,
+            preview2,
+            cache,
+            loaded: Mutex::default(),
+        })
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -83,7 +89,9 @@ impl Modules {
         if let Some(code) = self.cache.get(&module.hash) {
             match self.link_code(&code) {
                 Ok(program) => return Ok(program),
-                Err(failure) => tracing::debug!(module = %module.hash, %failure, "cached code is not used"),
+                Err(failure) => {
+                    tracing::debug!(module = %module.hash, %failure, "cached code is not used")
+                }
             }
         }
         let code = compile(&self.engine, &read(module)?)?;
@@ -98,18 +106,26 @@ impl Modules {
         if Engine::detect_precompiled(code) == Some(wasmtime::Precompiled::Component) {
             // SAFETY: `code` is what `precompile_component` returned, here or, with its hash intact, in a directory
             // that only this user can write; the engine checks that it was made by its own like.
-            let component = unsafe { Component::deserialize(&self.engine, code) }.map_err(invalid)?;
+            let component =
+                unsafe { Component::deserialize(&self.engine, code) }.map_err(invalid)?;
             let linked = self.preview2.instantiate_pre(&component).map_err(invalid)?;
-            return CommandPre::new(linked).map(Program::Preview2).map_err(invalid);
+            return CommandPre::new(linked)
+                .map(Program::Preview2)
+                .map_err(invalid);
         }
         // SAFETY: as above, of `precompile_module`.
-        let module = unsafe { wasmtime::Module::deserialize(&self.engine, code) }.map_err(invalid)?;
+        let module =
+            unsafe { wasmtime::Module::deserialize(&self.engine, code) }.map_err(invalid)?;
         if module.get_export("_start").is_none() {
             let detail = "the module exports no function `_start`";
-            return Err(Failure::new(Reason::InvalidSpec, detail)
-                .with_next("build it as a WASI command, not as a library (for C: --target=wasm32-wasi)"));
+            return Err(Failure::new(Reason::InvalidSpec, detail).with_next(
+                "build it as a WASI command, not as a library (for C: --target=wasm32-wasi)",
+            ));
         }
-        self.preview1.instantiate_pre(&module).map(Program::Preview1).map_err(invalid)
+        self.preview1
+            .instantiate_pre(&module)
+            .map(Program::Preview1)
+            .map_err(invalid)
     }
 }
 
@@ -117,11 +133,18 @@ impl Loaded {
     fn slot(&mut self, hash: BlobHash) -> Arc<Mutex<Option<Program>>> {
         self.uses += 1;
         let last_use = self.uses;
-        let slot = self.slots.entry(hash).or_insert_with(|| Slot { program: Arc::default(), last_use });
+        let slot = self.slots.entry(hash).or_insert_with(|| Slot {
+            program: Arc::default(),
+            last_use,
+        });
         slot.last_use = last_use;
         let program = Arc::clone(&slot.program);
         if self.slots.len() > MAX_LOADED {
-            let oldest = self.slots.iter().min_by_key(|(_, slot)| slot.last_use).map(|(hash, _)| *hash);
+            let oldest = self
+                .slots
+                .iter()
+                .min_by_key(|(_, slot)| slot.last_use)
+                .map(|(hash, _)| *hash);
             oldest.and_then(|oldest| self.slots.remove(&oldest));
         }
         program
@@ -131,7 +154,13 @@ impl Loaded {
 /// Machine code for a module or component, text or binary.
 fn compile(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>, Failure> {
     let binary = wat::parse_bytes(bytes).map_err(|error| {
-        Failure::new(Reason::InvalidSpec, format!("not a WebAssembly program: {}", first_line(&error.to_string())))
+        Failure::new(
+            Reason::InvalidSpec,
+            format!(
+                "not a WebAssembly program: {}",
+                first_line(&error.to_string())
+            ),
+        )
     })?;
     if is_component(&binary) {
         engine.precompile_component(&binary).map_err(invalid)
@@ -149,9 +178,10 @@ fn read(module: &Module) -> Result<bytes::Bytes, Failure> {
     let bytes = match &module.source {
         ModuleSource::Bytes(bytes) => bytes.clone(),
         ModuleSource::File(path) => read_file(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                Failure::new(Reason::ArtifactMissing, format!("the module {} is not on the node", module.hash))
-            }
+            io::ErrorKind::NotFound => Failure::new(
+                Reason::ArtifactMissing,
+                format!("the module {} is not on the node", module.hash),
+            ),
             _ => storage("cannot read the module", &error),
         })?,
     };
@@ -164,14 +194,25 @@ fn read(module: &Module) -> Result<bytes::Bytes, Failure> {
 
 fn read_file(path: &std::path::Path) -> io::Result<bytes::Bytes> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_MODULE_BYTES + 1).read_to_end(&mut bytes)?;
+    File::open(path)?
+        .take(MAX_MODULE_BYTES + 1)
+        .read_to_end(&mut bytes)?;
     Ok(bytes.into())
 }
 
 fn invalid(error: wasmtime::Error) -> Failure {
-    Failure::new(Reason::InvalidSpec, format!("not a program for WASI: {}", first_line(&format!("{error:#}"))))
+    Failure::new(
+        Reason::InvalidSpec,
+        format!(
+            "not a program for WASI: {}",
+            first_line(&format!("{error:#}"))
+        ),
+    )
 }
 
 fn first_line(text: &str) -> &str {
-    text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("malformed")
+    text.lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or("malformed")
 }

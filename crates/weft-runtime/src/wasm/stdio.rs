@@ -30,7 +30,10 @@ pub(super) struct OutputLost(io::Error);
 
 impl Output {
     pub(super) fn new(log: &Arc<OutputLog>, stream: Stream) -> Self {
-        Self { log: Arc::clone(log), stream }
+        Self {
+            log: Arc::clone(log),
+            stream,
+        }
     }
 }
 
@@ -71,7 +74,11 @@ impl OutputStream for Output {
 }
 
 impl AsyncWrite for Output {
-    fn poll_write(self: Pin<&mut Self>, _cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Poll::Ready(self.log.write(self.stream, bytes).map(|()| bytes.len()))
     }
 

@@ -71,7 +71,10 @@ mod tests {
     #[test]
     fn files_and_empty_entries_count_and_holes_do_not() {
         let dir = tempfile::tempdir().unwrap();
-        fs::File::create(dir.path().join("hole")).unwrap().set_len(1 << 30).unwrap();
+        fs::File::create(dir.path().join("hole"))
+            .unwrap()
+            .set_len(1 << 30)
+            .unwrap();
         assert!(check_disk(dir.path(), 1 << 20).is_ok());
         fs::create_dir(dir.path().join("sub")).unwrap();
         fs::write(dir.path().join("sub/full"), vec![1; 2 << 20]).unwrap();

@@ -13,7 +13,10 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case("the_time_limit_ends_what_computes_and_what_sleeps", timeout),
         case("cancelling_ends_what_computes_and_what_sleeps", cancel),
-        case("what_was_cancelled_before_it_started_does_not_run_on", cancelled_early),
+        case(
+            "what_was_cancelled_before_it_started_does_not_run_on",
+            cancelled_early,
+        ),
         case("dropping_the_future_ends_the_task", dropped),
         case("a_memory_hog_is_oom_killed", memory),
         case("a_disk_filler_ends_with_a_storage_error", disk),
@@ -32,8 +35,16 @@ async fn timeout(subject: Arc<Subject>) {
         task.timeout = Some(Duration::from_millis(200));
         let (marker, start) = (marker(&task), Instant::now());
         let outcome = subject.run(task).await;
-        assert_eq!((outcome.reason(), outcome.exit_code), (Some(Reason::Timeout), None), "{outcome:?}");
-        assert!(start.elapsed() < Duration::from_secs(5), "{act:?} took {:?}", start.elapsed());
+        assert_eq!(
+            (outcome.reason(), outcome.exit_code),
+            (Some(Reason::Timeout), None),
+            "{outcome:?}"
+        );
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "{act:?} took {:?}",
+            start.elapsed()
+        );
         assert!(outcome.used.run_us >= 200_000, "{:?}", outcome.used);
         assert_eq!(processes_with(&marker), [0; 0], "{act:?} is still running");
     }
@@ -92,7 +103,11 @@ async fn memory(subject: Arc<Subject>) {
     task.resources.memory = Size(64 << 20);
     let outcome = subject.run(task).await;
     assert_eq!(outcome.reason(), Some(Reason::OomKilled), "{outcome:?}");
-    assert!(outcome.used.peak_memory_bytes > 32 << 20, "{:?}", outcome.used);
+    assert!(
+        outcome.used.peak_memory_bytes > 32 << 20,
+        "{:?}",
+        outcome.used
+    );
 }
 
 async fn disk(subject: Arc<Subject>) {
@@ -110,6 +125,10 @@ async fn hundred(subject: Arc<Subject>) {
     }
     while let Some(outcome) = running.join_next().await {
         let outcome = outcome.unwrap();
-        assert_eq!((outcome.reason(), &outcome.stdout.inline[..]), (None, &b"out"[..]), "{outcome:?}");
+        assert_eq!(
+            (outcome.reason(), &outcome.stdout.inline[..]),
+            (None, &b"out"[..]),
+            "{outcome:?}"
+        );
     }
 }

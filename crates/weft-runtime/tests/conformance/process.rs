@@ -11,11 +11,17 @@ use crate::subject::{Act, Subject, named, process_work, text};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        case("a_missing_command_is_127_and_one_not_executable_126", not_started),
+        case(
+            "a_missing_command_is_127_and_one_not_executable_126",
+            not_started,
+        ),
         case("a_signal_is_told_and_128_added", signal),
         case("it_may_change_its_input_but_not_the_artifact", own_copy),
         case("the_index_replaces_its_placeholder", index),
-        case("directories_closed_by_the_task_are_removed", closed_directories),
+        case(
+            "directories_closed_by_the_task_are_removed",
+            closed_directories,
+        ),
     ]
 }
 
@@ -35,7 +41,11 @@ async fn not_started(subject: Arc<Subject>) {
         let mut task = subject.task(Act::Print);
         task.work = process_work(&[command], sandbox(&subject));
         let outcome = subject.run(task).await;
-        assert_eq!((outcome.reason(), outcome.exit_code), (Some(reason), Some(code)), "{outcome:?}");
+        assert_eq!(
+            (outcome.reason(), outcome.exit_code),
+            (Some(reason), Some(code)),
+            "{outcome:?}"
+        );
         assert!(outcome.failure.unwrap().detail.contains(command));
     }
 }
@@ -45,7 +55,11 @@ async fn signal(subject: Arc<Subject>) {
     task.work = process_work(&["sh", "-c", "kill -SEGV $$"], sandbox(&subject));
     let outcome = subject.run(task).await;
     let told = (outcome.reason(), outcome.exit_code, outcome.signal);
-    assert_eq!(told, (Some(Reason::NonzeroExit), Some(139), Some(11)), "{outcome:?}");
+    assert_eq!(
+        told,
+        (Some(Reason::NonzeroExit), Some(139), Some(11)),
+        "{outcome:?}"
+    );
 }
 
 async fn own_copy(subject: Arc<Subject>) {
@@ -53,8 +67,16 @@ async fn own_copy(subject: Arc<Subject>) {
     std::fs::write(&path, "kept").unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
     let mut task = subject.task(Act::Print);
-    task.input = Input::File { path: path.clone(), name: Some("in".to_owned()), offset: 0, length: None };
-    task.work = process_work(&["sh", "-c", "echo changed > {} && cat {}"], sandbox(&subject));
+    task.input = Input::File {
+        path: path.clone(),
+        name: Some("in".to_owned()),
+        offset: 0,
+        length: None,
+    };
+    task.work = process_work(
+        &["sh", "-c", "echo changed > {} && cat {}"],
+        sandbox(&subject),
+    );
     let outcome = subject.run(task).await;
     assert_eq!(text(&outcome.stdout.inline), "changed\n", "{outcome:?}");
     assert_eq!(std::fs::read_to_string(path).unwrap(), "kept");
@@ -66,12 +88,19 @@ async fn index(subject: Arc<Subject>) {
     task.input = named("n", b"");
     task.work = process_work(&["echo", "{index}", "x{index}{}"], sandbox(&subject));
     let outcome = subject.run(task).await;
-    assert_eq!(text(&outcome.stdout.inline), format!("{index} x{index}n\n"), "{outcome:?}");
+    assert_eq!(
+        text(&outcome.stdout.inline),
+        format!("{index} x{index}n\n"),
+        "{outcome:?}"
+    );
 }
 
 async fn closed_directories(subject: Arc<Subject>) {
     let mut task = subject.task(Act::Print);
-    task.work = process_work(&["sh", "-c", "mkdir -p a/b && touch a/b/c && chmod 0 a/b a ."], sandbox(&subject));
+    task.work = process_work(
+        &["sh", "-c", "mkdir -p a/b && touch a/b/c && chmod 0 a/b a ."],
+        sandbox(&subject),
+    );
     let outcome = subject.run(task).await;
     assert_eq!(outcome.reason(), None, "{outcome:?}");
 }

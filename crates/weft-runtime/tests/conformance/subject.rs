@@ -56,12 +56,21 @@ pub(crate) struct Subject {
 pub(crate) async fn all() -> Vec<Arc<Subject>> {
     let mut subjects = Vec::new();
     let tag = format!("conformance-{}", std::process::id());
-    let client = Client::start(std::env::current_exe().unwrap(), Options::new(tag)).await.unwrap();
-    subjects.push(process("process-none", &client, |act| command(act, SandboxMode::None)));
+    let client = Client::start(std::env::current_exe().unwrap(), Options::new(tag))
+        .await
+        .unwrap();
+    subjects.push(process("process-none", &client, |act| {
+        command(act, SandboxMode::None)
+    }));
     if client.capabilities().full_sandbox() {
-        subjects.push(process("process-full", &client, |act| command(act, SandboxMode::Full)));
+        subjects.push(process("process-full", &client, |act| {
+            command(act, SandboxMode::Full)
+        }));
     } else {
-        println!("skipped: process-full, for the sandbox is not available: {:?}", client.capabilities().missing);
+        println!(
+            "skipped: process-full, for the sandbox is not available: {:?}",
+            client.capabilities().missing
+        );
     }
     #[cfg(feature = "wasm")]
     subjects.push(crate::wasm::subject());
@@ -73,7 +82,14 @@ fn process(name: &'static str, client: &Client, work: fn(Act) -> Work) -> Subjec
     let runtime = Arc::new(ProcessRuntime::new(client.clone(), root.clone()));
     // Where no cgroup can be written, memory is limited by rlimit and its end cannot be told from another.
     let limits_memory = name == "process-full" && client.capabilities().cgroup.memory;
-    Subject { name, runtime, work, limits_memory, root, dir }
+    Subject {
+        name,
+        runtime,
+        work,
+        limits_memory,
+        root,
+        dir,
+    }
 }
 
 /// A directory for one subject, on a real disk, and the working directories in it.
@@ -94,7 +110,9 @@ fn command(act: Act, sandbox: SandboxMode) -> Work {
         Act::PrintMany(bytes) => format!("head -c {bytes} /dev/zero"),
         Act::Spin => "while :; do :; done".to_owned(),
         Act::Sleep => "printf up; sleep 60 & sleep 60".to_owned(),
-        Act::WriteOut => "printf hi > $WEFT_OUT/hello.txt; ln -s /etc/passwd $WEFT_OUT/link".to_owned(),
+        Act::WriteOut => {
+            "printf hi > $WEFT_OUT/hello.txt; ln -s /etc/passwd $WEFT_OUT/link".to_owned()
+        }
         Act::FillDisk => "cat /dev/zero > big".to_owned(),
     };
     process_work(&["sh", "-c", &script], sandbox)
@@ -102,7 +120,10 @@ fn command(act: Act, sandbox: SandboxMode) -> Work {
 
 /// A process.
 pub(crate) fn process_work(command: &[&str], sandbox: SandboxMode) -> Work {
-    Work::Process { command: command.iter().map(|&arg| arg.to_owned()).collect(), sandbox }
+    Work::Process {
+        command: command.iter().map(|&arg| arg.to_owned()).collect(),
+        sandbox,
+    }
 }
 
 impl Subject {
@@ -128,7 +149,13 @@ impl Subject {
 
     /// Waits until no working directory is left.
     pub(crate) async fn is_clean(&self) {
-        let entries = || std::fs::read_dir(self.root.path()).unwrap().flatten().map(|e| e.path()).collect::<Vec<_>>();
+        let entries = || {
+            std::fs::read_dir(self.root.path())
+                .unwrap()
+                .flatten()
+                .map(|e| e.path())
+                .collect::<Vec<_>>()
+        };
         let deadline = Instant::now() + MAX_WAIT;
         while !entries().is_empty() {
             assert!(Instant::now() < deadline, "left behind: {:?}", entries());
@@ -139,7 +166,10 @@ impl Subject {
 
 /// An input with a name.
 pub(crate) fn named(name: &str, bytes: &'static [u8]) -> Input {
-    Input::Bytes { bytes: Bytes::from_static(bytes), name: Some(name.to_owned()) }
+    Input::Bytes {
+        bytes: Bytes::from_static(bytes),
+        name: Some(name.to_owned()),
+    }
 }
 
 /// Bytes as text.
@@ -149,9 +179,15 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 
 /// Live processes that have this process's `marker` in their environment or command line.
 pub(crate) fn processes_with(marker: &str) -> Vec<u32> {
-    let pids = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let pids = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok());
     let mentions = |pid: u32, file: &str| {
         text(&std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default()).contains(marker)
     };
-    pids.filter(|&pid| pid != std::process::id() && (mentions(pid, "environ") || mentions(pid, "cmdline"))).collect()
+    pids.filter(|&pid| {
+        pid != std::process::id() && (mentions(pid, "environ") || mentions(pid, "cmdline"))
+    })
+    .collect()
 }

@@ -14,12 +14,24 @@ use crate::wasm_programs::{module, open, program, write};
 
 pub(crate) fn subject() -> Subject {
     let (dir, root) = directories();
-    let runtime = WasmRuntime::new(root.clone(), WasmOptions::new(dir.path().join("code"))).unwrap();
+    let runtime =
+        WasmRuntime::new(root.clone(), WasmOptions::new(dir.path().join("code"))).unwrap();
     let work = |act| {
-        let args: &[&str] = if matches!(act, Act::CountFile) { &["{}"] } else { &[] };
+        let args: &[&str] = if matches!(act, Act::CountFile) {
+            &["{}"]
+        } else {
+            &[]
+        };
         wasm_work(module(act), args)
     };
-    Subject { name: "wasm", runtime: Arc::new(runtime), work, limits_memory: true, root, dir }
+    Subject {
+        name: "wasm",
+        runtime: Arc::new(runtime),
+        work,
+        limits_memory: true,
+        root,
+        dir,
+    }
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -30,7 +42,10 @@ pub(crate) fn cases() -> Vec<Case> {
         case("endless_recursion_is_a_trap", recursion),
         case("nothing_outside_its_directories_can_be_opened", escape),
         case("a_command_component_runs", component),
-        case("compiled_code_is_found_again_and_damage_is_noticed", code_cache),
+        case(
+            "compiled_code_is_found_again_and_damage_is_noticed",
+            code_cache,
+        ),
         case("a_program_in_c_runs", c_program),
     ]
 }
@@ -39,7 +54,13 @@ fn wasm_work(module: impl Into<Bytes>, args: &[&str]) -> Work {
     let bytes = module.into();
     let hash = BlobHash(*blake3::hash(&bytes).as_bytes());
     let args = args.iter().map(|&arg| arg.to_owned()).collect();
-    Work::Wasm { module: Module { hash, source: ModuleSource::Bytes(bytes) }, args }
+    Work::Wasm {
+        module: Module {
+            hash,
+            source: ModuleSource::Bytes(bytes),
+        },
+        args,
+    }
 }
 
 async fn run(subject: &Subject, module: impl Into<Bytes>) -> Outcome {
@@ -50,23 +71,48 @@ async fn run(subject: &Subject, module: impl Into<Bytes>) -> Outcome {
 
 async fn garbage(subject: Arc<Subject>) {
     let whole = wat::parse_str(module(Act::Print)).unwrap();
-    let mut modules: Vec<Bytes> = ["", "garbage", "(module", "(module)", "\0asm", "\0asm\u{1}\0\0\0", "(component)"]
-        .map(Bytes::from)
-        .into();
+    let mut modules: Vec<Bytes> = [
+        "",
+        "garbage",
+        "(module",
+        "(module)",
+        "\0asm",
+        "\0asm\u{1}\0\0\0",
+        "(component)",
+    ]
+    .map(Bytes::from)
+    .into();
     modules.push(r#"(module (import "env" "f" (func)) (func (export "_start")))"#.into());
-    modules.extend((8..whole.len()).step_by(97).map(|length| Bytes::copy_from_slice(&whole[..length])));
+    modules.extend(
+        (8..whole.len())
+            .step_by(97)
+            .map(|length| Bytes::copy_from_slice(&whole[..length])),
+    );
     for bytes in modules {
         let shown = format!("{bytes:?}");
         let outcome = run(&subject, bytes).await;
-        assert_eq!(outcome.reason(), Some(Reason::InvalidSpec), "{shown}: {outcome:?}");
+        assert_eq!(
+            outcome.reason(),
+            Some(Reason::InvalidSpec),
+            "{shown}: {outcome:?}"
+        );
     }
 }
 
 async fn missing_module(subject: Arc<Subject>) {
     let mut task = subject.task(Act::Print);
     let source = ModuleSource::File("/nonexistent.wasm".into());
-    task.work = Work::Wasm { module: Module { hash: BlobHash([1; 32]), source }, args: Vec::new() };
-    assert_eq!(subject.run(task).await.reason(), Some(Reason::ArtifactMissing));
+    task.work = Work::Wasm {
+        module: Module {
+            hash: BlobHash([1; 32]),
+            source,
+        },
+        args: Vec::new(),
+    };
+    assert_eq!(
+        subject.run(task).await.reason(),
+        Some(Reason::ArtifactMissing)
+    );
 }
 
 async fn trap(subject: Arc<Subject>) {
@@ -74,7 +120,10 @@ async fn trap(subject: Arc<Subject>) {
     assert_eq!(outcome.reason(), Some(Reason::RuntimeError), "{outcome:?}");
     assert_eq!(&outcome.stdout.inline[..], b"so far");
     let detail = outcome.failure.unwrap().detail;
-    assert!(detail.contains("unreachable") && detail.contains("function"), "{detail}");
+    assert!(
+        detail.contains("unreachable") && detail.contains("function"),
+        "{detail}"
+    );
 }
 
 async fn recursion(subject: Arc<Subject>) {
@@ -87,7 +136,11 @@ async fn recursion(subject: Arc<Subject>) {
 async fn escape(subject: Arc<Subject>) {
     for path in ["../escaped", "/tmp/escaped", "../../../../../../etc/passwd"] {
         let outcome = run(&subject, program(&open(3, path))).await;
-        assert_eq!(outcome.reason(), Some(Reason::NonzeroExit), "{path}: {outcome:?}");
+        assert_eq!(
+            outcome.reason(),
+            Some(Reason::NonzeroExit),
+            "{path}: {outcome:?}"
+        );
     }
     assert!(!subject.root.path().join("escaped").exists());
 }
@@ -103,7 +156,11 @@ async fn component(subject: Arc<Subject>) {
               (export "wasi:cli/run@0.2.0" (instance $command)))"#
         );
         let outcome = run(&subject, text).await;
-        assert_eq!((outcome.exit_code, outcome.reason()), (Some(code), reason), "{outcome:?}");
+        assert_eq!(
+            (outcome.exit_code, outcome.reason()),
+            (Some(code), reason),
+            "{outcome:?}"
+        );
     }
 }
 
@@ -112,7 +169,12 @@ async fn code_cache(subject: Arc<Subject>) {
     let text = program(&write(1, "cached"));
     for damage in [false, false, true] {
         if damage {
-            let file = std::fs::read_dir(&code).unwrap().flatten().next().unwrap().path();
+            let file = std::fs::read_dir(&code)
+                .unwrap()
+                .flatten()
+                .next()
+                .unwrap()
+                .path();
             let mut bytes = std::fs::read(&file).unwrap();
             let middle = bytes.len() / 2;
             bytes[middle] ^= 0xff;
@@ -149,14 +211,21 @@ int main(int argc, char **argv) {
 "#;
 
 async fn c_program(subject: Arc<Subject>) {
-    let Some(module) = compile_c(subject.dir.path()) else { return };
+    let Some(module) = compile_c(subject.dir.path()) else {
+        return;
+    };
     let mut task = subject.task(Act::Print);
     task.work = wasm_work(module, &["{}"]);
     task.input = named("in.txt", b"a few more words");
     let outcome = subject.run(task).await;
     assert_eq!(outcome.exit_code, Some(3), "{outcome:?}");
-    assert_eq!((text(&outcome.stdout.inline), text(&outcome.stderr.inline)), ("4 in.txt\n".into(), "done\n".into()));
-    let [file] = outcome.files.as_slice() else { panic!("{:?}", outcome.files) };
+    assert_eq!(
+        (text(&outcome.stdout.inline), text(&outcome.stderr.inline)),
+        ("4 in.txt\n".into(), "done\n".into())
+    );
+    let [file] = outcome.files.as_slice() else {
+        panic!("{:?}", outcome.files)
+    };
     assert_eq!(std::io::read_to_string(file.open().unwrap()).unwrap(), "4");
 }
 
@@ -164,12 +233,24 @@ fn compile_c(dir: &Path) -> Option<Vec<u8>> {
     std::fs::write(dir.join("program.c"), C_PROGRAM).unwrap();
     let clang = Command::new("clang")
         .current_dir(dir)
-        .args(["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "program.c", "-o", "program.wasm"])
+        .args([
+            "--target=wasm32-wasi",
+            "--sysroot=/usr",
+            "-O2",
+            "program.c",
+            "-o",
+            "program.wasm",
+        ])
         .output();
     match clang {
-        Ok(output) if output.status.success() => Some(std::fs::read(dir.join("program.wasm")).unwrap()),
+        Ok(output) if output.status.success() => {
+            Some(std::fs::read(dir.join("program.wasm")).unwrap())
+        }
         Ok(output) => {
-            println!("skipped: clang cannot build for wasm32-wasi: {}", text(&output.stderr).trim());
+            println!(
+                "skipped: clang cannot build for wasm32-wasi: {}",
+                text(&output.stderr).trim()
+            );
             None
         }
         Err(error) => {

@@ -42,17 +42,26 @@ pub(crate) fn program(body: &str) -> String {
 
 /// Puts a short text at an address.
 fn data(address: usize, text: &str) -> String {
-    let store = |(index, byte)| format!("(i32.store8 (i32.const {}) (i32.const {byte}))", address + index);
+    let store = |(index, byte)| {
+        format!(
+            "(i32.store8 (i32.const {}) (i32.const {byte}))",
+            address + index
+        )
+    };
     text.bytes().enumerate().map(store).collect()
 }
 
 fn vector(address: usize, length: usize) -> String {
-    format!("(i32.store (i32.const 16) (i32.const {address})) (i32.store (i32.const 20) (i32.const {length}))")
+    format!(
+        "(i32.store (i32.const 16) (i32.const {address})) (i32.store (i32.const 20) (i32.const {length}))"
+    )
 }
 
 /// Writes a short text to a descriptor.
 pub(crate) fn write(fd: u32, text: &str) -> String {
-    let call = format!("(call $expect (call $fd_write (i32.const {fd}) (i32.const 16) (i32.const 1) (i32.const 8)))");
+    let call = format!(
+        "(call $expect (call $fd_write (i32.const {fd}) (i32.const 16) (i32.const 1) (i32.const 8)))"
+    );
     data(40, text) + &vector(40, text.len()) + &call
 }
 
@@ -94,7 +103,8 @@ const WRITE_OPENED: &str = "
     (i32.store (i32.const 16) (i32.const 40)) (i32.store (i32.const 20) (i32.const 2))
     (call $expect (call $fd_write (i32.load (i32.const 0)) (i32.const 16) (i32.const 1) (i32.const 8)))";
 
-const EAT_MEMORY: &str = "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))";
+const EAT_MEMORY: &str =
+    "(loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))";
 
 const FILL_DISK: &str = "
     (i32.store (i32.const 16) (i32.const 4096)) (i32.store (i32.const 20) (i32.const 65536))

@@ -29,8 +29,6 @@ pub struct JobStats {
     pub state: JobState,
     /// How many tasks are in which state.
     pub counts: TaskCounts,
-    /// The encoded `JobSpec`.
-    pub spec: Bytes,
     pub(super) record: JobRecord,
 }
 

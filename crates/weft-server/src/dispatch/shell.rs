@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
-use weft_core::dispatch::{BatchId, FinalTask, Input, Machine, Output, TaskResult, Verdict};
+use weft_core::dispatch::{BatchId, FinalTask, Input, Machine, Output, TaskRef, TaskResult, Verdict};
 use weft_core::{Epoch, Monotonic};
-use weft_types::{JobId, JobState, NodeId, Reason, Timestamp};
+use weft_types::{JobId, JobState, NodeId, Reason, TaskState, Timestamp};
 
 use super::command::{Command, NewJob, NodeReport, Report};
 use super::handle::Watchers;
@@ -84,16 +84,17 @@ impl Shell {
         mut answered: mpsc::UnboundedReceiver<Command>,
     ) {
         let mut batch = Vec::with_capacity(MAX_COMMANDS_A_ROUND);
+        let mut answers = Vec::with_capacity(MAX_COMMANDS_A_ROUND);
         while !self.stopped {
             let sleep = self.sleep();
             tokio::select! {
                 biased;
-                _ = answered.recv_many(&mut batch, MAX_COMMANDS_A_ROUND) => {}
+                _ = answered.recv_many(&mut answers, MAX_COMMANDS_A_ROUND) => {}
                 taken = commands.recv_many(&mut batch, MAX_COMMANDS_A_ROUND) => if taken == 0 { break },
                 () = tokio::time::sleep(sleep) => {}
             }
             let now = self.now();
-            for command in batch.drain(..) {
+            for command in answers.drain(..).chain(batch.drain(..)) {
                 self.take(now, command);
             }
             self.round(self.now());
@@ -384,9 +385,28 @@ impl Shell {
         let record = self.jobs.get_mut(&job).ok_or_else(|| unknown(job))?;
         record.finished = None;
         self.expiring.retain(|(_, expiring)| *expiring != job);
-        self.log.append_state(job, self.stored_state(job, None), |_| {});
+        let again = self.requeued_tasks(job);
+        self.log.append_results(again, |result| {
+            if let Err(error) = result {
+                tracing::warn!(%error, "tasks that were queued again may be final after a restart");
+            }
+        });
         self.step(now, Input::Requeue { job, tasks: None });
         Ok(())
+    }
+
+    /// Marks in the journal that the results of failed and dead tasks do not count any more.
+    fn requeued_tasks(&self, job: JobId) -> Vec<TaskRecord> {
+        let tasks = self.machine.tasks(job, 0, u32::MAX);
+        tasks
+            .filter(|(_, state, _)| matches!(state, TaskState::Failed | TaskState::Dead))
+            .map(|(task, _, attempt)| TaskRecord {
+                at: TaskRef { job, task, attempt },
+                state: TaskState::Queued,
+                reason: None,
+                outcome: Bytes::new(),
+            })
+            .collect()
     }
 
     fn forget(&mut self, now: Monotonic, job: JobId) -> Result<(), Error> {
@@ -494,7 +514,7 @@ impl Shell {
         let record = self.jobs.get(&id)?.clone();
         let state = self.machine.job_state(id)?;
         let counts = self.machine.counts(id)?;
-        Some(JobStats { id, state, counts, spec: record.spec.clone(), record })
+        Some(JobStats { id, state, counts, record })
     }
 
     /// The encoded `JobSpec` of a job.

@@ -8,6 +8,5 @@ mod record;
 mod registry;
 mod view;
 
-pub use admission::{Joined, Rejoin};
-pub use record::NodeRecord;
-pub use registry::{Nodes, SessionFacts};
+pub use admission::Rejoin;
+pub use registry::{Nodes, SessionFacts, availability};

@@ -215,7 +215,7 @@ impl Nodes {
 }
 
 /// Whether a node in this state takes work.
-pub(crate) fn availability(state: NodeState) -> Availability {
+pub fn availability(state: NodeState) -> Availability {
     match state {
         NodeState::Healthy => Availability::Open,
         NodeState::Suspect => Availability::Closed(ClosedReason::Suspect),

@@ -32,6 +32,7 @@ use weft_types::Reason;
 use crate::state::Server;
 
 pub use openapi::openapi_json;
+pub(crate) use submit::submission;
 use problem::ApiError;
 
 /// What every handler gets.

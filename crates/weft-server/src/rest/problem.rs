@@ -16,11 +16,6 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// What the client will read.
-    pub fn problem(&self) -> &Problem {
-        &self.problem
-    }
-
     /// No or wrong credentials.
     pub fn unauthenticated() -> Self {
         Problem::new(401, "unauthenticated", Reason::PermissionDenied, "the request carries no valid credentials")

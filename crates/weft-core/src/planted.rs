@@ -1,0 +1,59 @@
+//! Bugs to plant, which prove that the simulator's checkers bite. Exists only with the feature
+//! `planted`, which no product is built with.
+
+use std::cell::Cell;
+
+/// A defect that can be switched on in the thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// Reports count whoever sends them and under whatever attempt.
+    FencingSkipped,
+    /// A report for a final task is recorded once more.
+    FinalAgain,
+    /// Work of a lost node waits for a timer that nobody has set.
+    LostWorkForgotten,
+    /// Reports that could not be written stay in limbo.
+    RecordFailureIgnored,
+    /// A server that stood still judges nodes by its own absence.
+    OutageNotExtended,
+    /// Capacity of finished tasks is not given back.
+    ReservationLeaked,
+    /// Units are handed out as if the node were empty.
+    Oversubscribed,
+    /// A reconnecting node is not told what to stop.
+    StaleNotStopped,
+    /// A task whose backoff has passed is not queued.
+    RetryForgotten,
+    /// Results in the journal are not read back.
+    FinalsNotRecovered,
+}
+
+impl Bug {
+    /// All of them.
+    pub const ALL: &'static [Self] = &[
+        Self::FencingSkipped,
+        Self::FinalAgain,
+        Self::LostWorkForgotten,
+        Self::RecordFailureIgnored,
+        Self::OutageNotExtended,
+        Self::ReservationLeaked,
+        Self::Oversubscribed,
+        Self::StaleNotStopped,
+        Self::RetryForgotten,
+        Self::FinalsNotRecovered,
+    ];
+}
+
+thread_local! {
+    static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+}
+
+/// Switches one bug on in this thread, and every other off.
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether a bug is switched on.
+pub fn is_planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}

@@ -1,0 +1,206 @@
+//! The journal as the dispatcher uses it: jobs and outcomes instead of bytes.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use weft_core::dispatch::TaskRef;
+use weft_proto::v1;
+use weft_queue::{JobKey, Journal, Options, Record, Recovery, ResultEntry};
+use weft_types::{JobId, Reason, TaskState, Timestamp};
+
+use super::command::NewJob;
+use crate::Error;
+
+/// The longest output of a failed attempt that is kept in its note, in bytes.
+const MAX_NOTE_BYTES: usize = 4_096;
+
+/// A task's final outcome on its way into the journal.
+#[derive(Debug, Clone)]
+pub struct TaskRecord {
+    /// Which attempt of which task.
+    pub at: TaskRef,
+    /// Its final state.
+    pub state: TaskState,
+    /// Why, unless completed.
+    pub reason: Option<Reason>,
+    /// The encoded `TaskOutcome`, empty when no agent reported one.
+    pub outcome: Bytes,
+}
+
+/// A result as the journal has it.
+#[derive(Debug, Clone)]
+pub struct StoredResult {
+    /// The attempt that made it final.
+    pub attempt: u32,
+    /// State and reason, packed.
+    pub state: u8,
+    /// The encoded `TaskOutcome`.
+    pub outcome: Bytes,
+}
+
+/// State in the low three bits, reason in the others: one byte a task.
+pub fn pack_state(state: TaskState, reason: Option<Reason>) -> u8 {
+    state.code() | reason.map_or(0, Reason::code) << 3
+}
+
+/// The inverse of [`pack_state`]; `None` for bytes it does not make.
+pub fn unpack_state(packed: u8) -> Option<(TaskState, Option<Reason>)> {
+    let state = TaskState::from_code(packed & 7)?;
+    match packed >> 3 {
+        0 => Some((state, None)),
+        code => Reason::from_code(code).map(|reason| (state, Some(reason))),
+    }
+}
+
+/// The journal; cloning shares it.
+#[derive(Clone)]
+pub struct Log {
+    journal: Arc<Journal>,
+}
+
+impl Log {
+    /// Opens the journal and reads what it has.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub async fn open(dir: &Path) -> Result<(Self, Recovery), Error> {
+        let dir = dir.to_path_buf();
+        let opened = tokio::task::spawn_blocking(move || Journal::open(&dir, Options::default())).await;
+        let (journal, recovery) =
+            opened.map_err(|error| Error::Corrupt { what: "journal".to_owned(), detail: error.to_string() })??;
+        for damage in &recovery.damage {
+            tracing::error!(segment = damage.segment, from = damage.offset, until = damage.until,
+                "a part of the journal is damaged and was passed over; what it said is lost");
+        }
+        Ok((Self { journal: Arc::new(journal) }, recovery))
+    }
+
+    /// Appends a job with all its tasks.
+    pub fn append_job(&self, id: JobId, job: &NewJob, now: Timestamp, done: impl FnOnce(Result<(), Error>) + Send + 'static) {
+        let record = Record::Job {
+            job: JobKey(id.0),
+            header: header(job, now),
+            tasks: Some(job.submission.tasks),
+            payloads: job.payloads.clone(),
+        };
+        self.journal.append(&[record], move |result| done(result.map_err(Error::from)));
+    }
+
+    /// Begins a job whose tasks follow.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn open_job(&self, id: JobId, job: &NewJob, now: Timestamp) -> Result<(), Error> {
+        let record = Record::Job { job: JobKey(id.0), header: header(job, now), tasks: None, payloads: Vec::new() };
+        Ok(self.journal.append_durable(&[record]).await?)
+    }
+
+    /// Appends tasks of a job that was begun.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub async fn append_tasks(&self, id: JobId, first: u32, payloads: Vec<Bytes>) -> Result<(), Error> {
+        Ok(self.journal.append_durable(&[Record::Tasks { job: JobKey(id.0), first, payloads }]).await?)
+    }
+
+    /// Completes a job that was begun.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub async fn seal_job(&self, id: JobId, tasks: u32) -> Result<(), Error> {
+        Ok(self.journal.append_durable(&[Record::Sealed { job: JobKey(id.0), tasks }]).await?)
+    }
+
+    /// Appends outcomes.
+    pub fn append_results(&self, records: Vec<TaskRecord>, done: impl FnOnce(Result<(), Error>) + Send + 'static) {
+        let entries = records
+            .into_iter()
+            .map(|record| ResultEntry {
+                job: JobKey(record.at.job.0),
+                task: record.at.task,
+                attempt: record.at.attempt,
+                state: pack_state(record.state, record.reason),
+                body: record.outcome,
+            })
+            .collect();
+        self.journal.append(&[Record::Results(entries)], move |result| done(result.map_err(Error::from)));
+    }
+
+    /// Notes failed attempts that are tried again. Nothing waits for it: a note that is lost costs
+    /// one more attempt at most.
+    pub fn note_attempts(&self, attempts: Vec<(TaskRef, Option<Reason>, Bytes)>) {
+        let records: Vec<Record> = attempts
+            .into_iter()
+            .map(|(at, reason, outcome)| {
+                let mut bytes = vec![reason.map_or(0, Reason::code)];
+                bytes.extend_from_slice(&at.attempt.to_le_bytes());
+                bytes.extend_from_slice(&outcome[..outcome.len().min(MAX_NOTE_BYTES)]);
+                Record::Note { job: JobKey(at.job.0), task: at.task, bytes: bytes.into() }
+            })
+            .collect();
+        self.journal.append(&records, |result| {
+            if let Err(error) = result {
+                tracing::warn!(%error, "failed attempts could not be noted");
+            }
+        });
+    }
+
+    /// Appends what became of a job.
+    pub fn append_state(
+        &self,
+        id: JobId,
+        state: v1::StoredJobState,
+        done: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
+        let record = Record::State { job: JobKey(id.0), bytes: state.encode_to_vec().into() };
+        self.journal.append(&[record], move |result| done(result.map_err(Error::from)));
+    }
+
+    /// Forgets a job.
+    pub fn remove(&self, id: JobId) {
+        self.journal.append(&[Record::Removed { job: JobKey(id.0) }], |result| {
+            if let Err(error) = result {
+                tracing::warn!(%error, "a job could not be forgotten and comes back with the next start");
+            }
+        });
+    }
+
+    /// The payloads of some tasks of a job; `None` when it is not known.
+    pub async fn payloads(&self, id: JobId, first: u32, count: u32) -> Option<Vec<Bytes>> {
+        // What was written last is in memory or in the page cache.
+        self.journal.payloads(JobKey(id.0), first, count)
+    }
+
+    /// The result of a task.
+    pub async fn result(&self, id: JobId, task: u32) -> Option<StoredResult> {
+        let entry = self.journal.result(JobKey(id.0), task)?;
+        Some(StoredResult { attempt: entry.attempt, state: entry.state, outcome: entry.body })
+    }
+}
+
+fn header(job: &NewJob, now: Timestamp) -> Bytes {
+    let stored = v1::StoredJob {
+        spec: job.spec.clone(),
+        created_ms: now.as_millis(),
+        idempotency_key: job.idempotency_key.clone().unwrap_or_default(),
+    };
+    stored.encode_to_vec().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_and_reason_fits_into_a_byte() {
+        for &state in TaskState::ALL {
+            assert_eq!(unpack_state(pack_state(state, None)), Some((state, None)));
+            for &reason in Reason::ALL {
+                assert_eq!(unpack_state(pack_state(state, Some(reason))), Some((state, Some(reason))));
+            }
+        }
+        assert_eq!(unpack_state(7), None);
+    }
+}

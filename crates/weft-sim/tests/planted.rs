@@ -1,0 +1,26 @@
+//! Each planted bug is found: the checkers bite.
+//!
+//! `cargo test -p weft-sim --features planted --test planted -- --nocapture` prints after how many
+//! schedules.
+
+#![cfg(feature = "planted")]
+
+use weft_sim::{Options, planted, run};
+
+const MAX_SCHEDULES: u64 = 100_000;
+
+#[test]
+fn every_planted_bug_is_found() {
+    let bugs = planted::all();
+    assert!(bugs.len() >= 8);
+    for bug in bugs {
+        planted::plant(Some(bug));
+        let found = (0..MAX_SCHEDULES).find_map(|seed| {
+            let violation = run(seed, &Options::default()).violation?;
+            Some((seed, violation))
+        });
+        planted::plant(None);
+        let (seed, violation) = found.unwrap_or_else(|| panic!("{bug:?} is not found"));
+        println!("{bug:?}: schedule {}: {}", seed + 1, violation.what);
+    }
+}
