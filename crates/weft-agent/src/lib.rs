@@ -1,1 +1,31 @@
-//! The node agent: one session to a server, runtimes, limits, reports
+//! The agent: makes one machine a node of a cluster.
+//!
+//! ```text
+//!  server ⇄ session (one stream; reconnects for ever) ⇄ executor ──▶ op threads
+//!                    ▲ heartbeats, from a thread of their own      └─▶ runtimes: process, wasm
+//! ```
+//!
+//! The agent is dumb on purpose: it runs what it is handed as its free resources allow, keeps every
+//! result until the server has it on disk, and stops what it is told to stop. Losing sight of the
+//! server stops nothing.
+//!
+//! Architecture invariant: an agent only dials out, and knows no other node.
+
+mod artifacts;
+mod capacity;
+mod channel;
+mod config;
+mod error;
+mod executor;
+mod heartbeat;
+mod identity;
+mod logs;
+mod machine;
+mod node;
+mod outcome;
+mod session;
+mod task;
+
+pub use config::Config;
+pub use error::Error;
+pub use node::Agent;

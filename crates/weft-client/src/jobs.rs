@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use reqwest::{Body, Method};
-use weft_api::{ExplainView, JobView, LogLine, NDJSON_CONTENT_TYPE, ResultView, TaskView, UploadedView};
+use weft_api::{
+    ExplainView, JobView, LogLine, NDJSON_CONTENT_TYPE, ResultView, TaskView, UploadedView,
+};
 use weft_types::{BlobHash, TaskSpec, TaskState, Workload, format_duration};
 
 use crate::client::CALL_TIMEOUT;

@@ -7,10 +7,14 @@
 
 use std::time::Instant;
 
-use weft_core::dispatch::{Config, Input, Machine, Outcome, Output, Submission, TaskRef, TaskResult};
+use weft_core::dispatch::{
+    Config, Input, Machine, Outcome, Output, Submission, TaskRef, TaskResult,
+};
 use weft_core::{Epoch, Monotonic};
 use weft_placement::{Candidate, Request};
-use weft_types::{Bytes, JobId, Millicores, Namespace, NodeCapacity, NodeId, RetryPolicy, RuntimeKind};
+use weft_types::{
+    Bytes, JobId, Millicores, Namespace, NodeCapacity, NodeId, RetryPolicy, RuntimeKind,
+};
 
 const TASKS: u32 = 1_000_000;
 const NODES: [&str; 3] = ["a", "b", "c"];
@@ -34,14 +38,22 @@ fn run(jobs: u32, tasks: u32) {
     let before = resident_bytes();
     let submitted = Instant::now();
     for job in 1..=jobs {
-        machine.step(Monotonic(0), Input::Submit(submission(job, tasks)), &mut out);
+        machine.step(
+            Monotonic(0),
+            Input::Submit(submission(job, tasks)),
+            &mut out,
+        );
     }
     let submit_s = submitted.elapsed().as_secs_f64();
     let bytes = resident_bytes().saturating_sub(before) / (u64::from(jobs) * u64::from(tasks));
     let started = Instant::now();
     let (finals, worst_ms) = drive(&mut machine, out);
     let seconds = started.elapsed().as_secs_f64();
-    assert_eq!(finals, u64::from(jobs) * u64::from(tasks), "every task ends");
+    assert_eq!(
+        finals,
+        u64::from(jobs) * u64::from(tasks),
+        "every task ends"
+    );
     let rate = finals as f64 * f64::from(TRANSITIONS_PER_TASK) / seconds;
     println!(
         "{jobs:>6} jobs x {tasks:>7} tasks: {:.2} M transitions/s, {:.2} M tasks/s, {bytes} bytes/task, submitted in {:.1} ms, longest round {worst_ms:.2} ms",
@@ -139,6 +151,9 @@ fn up(name: &str, epoch: Epoch) -> Input {
 /// Resident size of this process, 0 where `/proc` does not say.
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    let pages = statm
+        .split(' ')
+        .nth(1)
+        .and_then(|pages| pages.parse::<u64>().ok());
     pages.unwrap_or(0) * 4_096
 }

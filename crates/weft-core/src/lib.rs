@@ -49,7 +49,9 @@ pub type Epoch = u64;
 #[non_exhaustive]
 pub enum Error {
     /// The dispatcher holds as much as it may; try again later.
-    #[error("the queue is full: {tasks} tasks of {jobs} jobs are waiting; try again in {retry_after_ms} ms")]
+    #[error(
+        "the queue is full: {tasks} tasks of {jobs} jobs are waiting; try again in {retry_after_ms} ms"
+    )]
     Full {
         /// Tasks in memory.
         tasks: u64,

@@ -19,7 +19,8 @@ pub struct Policy {
 impl Policy {
     /// The compact form of a policy. Waits beyond 49 days are cut to that.
     pub fn new(policy: &RetryPolicy) -> Self {
-        let millis = |span: std::time::Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+        let millis =
+            |span: std::time::Duration| u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
         Self {
             attempts: u16::try_from(policy.attempts.max(1)).unwrap_or(u16::MAX),
             on: policy.on.iter().fold(0, |bits, &reason| bits | bit(reason)),

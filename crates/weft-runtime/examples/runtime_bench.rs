@@ -51,7 +51,7 @@ fn ops() {
 }
 
 async fn programs() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = tempfile::tempdir_in("/var/tmp").expect("a directory");
     let root = WorkRoot::open(dir.path().join("work")).expect("a work root");
     let exe = std::env::current_exe().expect("this program");
     let client = Client::start(exe, Options::new("runtime-bench"))

@@ -60,6 +60,11 @@ pub(crate) struct Found {
     total_bytes: u64,
 }
 
+/// Whether nothing is in a directory; two calls.
+pub(crate) fn is_empty(dir: &Path) -> bool {
+    fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none())
+}
+
 /// Lists the files beneath `out`, in the order of their paths, up to `limit_bytes` together. Blocks.
 pub(crate) fn list(out: &Path, limit_bytes: u64) -> Found {
     let mut found = Found::default();

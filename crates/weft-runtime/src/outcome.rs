@@ -50,7 +50,7 @@ pub struct Outcome {
     pub skipped_files: Vec<String>,
     /// What it used.
     pub used: Used,
-    /// Its working directory, removed on drop.
+    /// Its working directory, cleared on drop.
     pub(crate) work_dir: Option<WorkDir>,
 }
 

@@ -57,7 +57,7 @@ mod tests {
         let tree = dir.path().join("tree");
         fs::create_dir_all(tree.join("closed/deep")).unwrap();
         std::os::unix::fs::symlink(&outside, tree.join("link")).unwrap();
-        fs::set_permissions(tree.join("closed"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join("closed"), Permissions::from_mode(0o000)).unwrap();
         reopen(&tree).unwrap();
         remove_tree(&tree).unwrap();
         assert!(!tree.exists());

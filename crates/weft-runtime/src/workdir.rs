@@ -1,34 +1,50 @@
-//! Working directories: made for each task, removed with its outcome, swept at start.
+//! Working directories: handed to each task, cleared with its outcome, swept at start.
 //!
 //! ```text
-//! <root>/<job>-<task>-<attempt>/        working directory, with the named input
-//! <root>/<job>-<task>-<attempt>/.out/   $WEFT_OUT
-//! <root>/<job>-<task>-<attempt>.stdout  output too large for memory, and .stderr
+//! <root>/<number>/        working directory, with the named input
+//! <root>/<number>/.out/   $WEFT_OUT
+//! <root>/<number>.stdout  output too large for memory, and .stderr
 //! ```
 //!
-//! `$WEFT_OUT` lies within the working directory, so that the disk limit counts both.
+//! `$WEFT_OUT` lies within the working directory, so that the disk limit counts both. Making and removing both takes
+//! a journalling file system some 200 µs, more than everything else about a small task, so that a directory in which
+//! nothing was left or changed is kept for the next one.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, DirEntry, File, ReadDir};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
 
 use weft_types::{Failure, Reason};
 
 use crate::outcome::storage;
 use crate::remove::remove_tree;
-use crate::{Error, Input, TaskRun};
+use crate::{Error, Input, TaskRun, out_files};
 
 /// Name of `$WEFT_OUT` within the working directory.
 pub(crate) const OUT_NAME: &str = ".out";
 /// Names within the working directory that inputs may not have: ours and the sandbox's.
 const RESERVED_NAMES: [&str; 2] = [OUT_NAME, ".tmp"];
 
+/// For the agent's user alone.
+const DIR_MODE: u32 = 0o700;
+/// Unused directories kept for the next tasks.
+const MAX_IDLE: usize = 256;
+
 /// The directory under which one agent's tasks work. Clones share it.
 #[derive(Clone, Debug)]
-pub struct WorkRoot {
-    path: Arc<Path>,
+pub struct WorkRoot(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    next: AtomicU64,
+    /// Directories as [`WorkRoot::create`] made them.
+    idle: Mutex<Vec<PathBuf>>,
 }
 
 impl WorkRoot {
@@ -52,12 +68,16 @@ impl WorkRoot {
             removed.map_err(Error::directory(left))?;
         }
         let path = fs::canonicalize(&path).map_err(Error::directory(&path))?;
-        Ok(Self { path: path.into() })
+        Ok(Self(Arc::new(Shared {
+            path,
+            next: AtomicU64::new(0),
+            idle: Mutex::default(),
+        })))
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
     /// Makes the working directory of a task with its named input in it. Blocks.
@@ -66,7 +86,7 @@ impl WorkRoot {
     /// `invalid-spec` for a name that leads elsewhere, else `storage-error`.
     pub(crate) fn prepare(&self, task: &TaskRun) -> Result<WorkDir, Failure> {
         let name = task.input.name().map(input_name).transpose()?;
-        let dir = self.create(task)?;
+        let dir = self.create()?;
         if let Some(name) = name {
             let target = dir.path.join(name);
             materialise(&task.input, &target).map_err(|error| {
@@ -76,24 +96,31 @@ impl WorkRoot {
         Ok(dir)
     }
 
-    fn create(&self, task: &TaskRun) -> Result<WorkDir, Failure> {
-        let path = self
-            .path
-            .join(format!("{}-{}-{}", task.job, task.index, task.attempt));
-        // From here on the directory is removed whatever happens.
-        let dir = WorkDir { path };
-        let make = |path: &Path| DirBuilder::new().mode(0o700).create(path);
-        make(&dir.path)
-            .and_then(|()| make(&dir.out()))
-            .map_err(|error| storage("cannot make the working directory", &error))?;
+    fn create(&self) -> Result<WorkDir, Failure> {
+        let idle = self.0.idle.lock().pop();
+        let is_new = idle.is_none();
+        let number = || self.0.next.fetch_add(1, Ordering::Relaxed).to_string();
+        let path = idle.unwrap_or_else(|| self.0.path.join(number()));
+        // From here on the directory is cleared whatever happens.
+        let dir = WorkDir {
+            path,
+            root: Arc::clone(&self.0),
+        };
+        if is_new {
+            let make = |path: &Path| DirBuilder::new().mode(DIR_MODE).create(path);
+            make(&dir.path)
+                .and_then(|()| make(&dir.out()))
+                .map_err(|error| storage("cannot make the working directory", &error))?;
+        }
         Ok(dir)
     }
 }
 
-/// The working directory of one task; removed, with what is beside it, on drop.
+/// The working directory of one task; cleared, with what is beside it, on drop.
 #[derive(Debug)]
 pub struct WorkDir {
     path: PathBuf,
+    root: Arc<Shared>,
 }
 
 impl WorkDir {
@@ -109,9 +136,29 @@ impl WorkDir {
 
     /// What files for large output are called, without suffix.
     pub(crate) fn output_prefix(&self) -> PathBuf {
-        // The suffix replaces what follows a dot; the names of tasks have none.
         self.path.clone()
     }
+}
+
+/// Whether a working directory is as it was made.
+fn is_pristine(path: &Path) -> bool {
+    let out = path.join(OUT_NAME);
+    let is_out =
+        |entry: io::Result<DirEntry>| entry.is_ok_and(|entry| entry.file_name() == OUT_NAME);
+    let only_out =
+        |mut entries: ReadDir| entries.next().is_some_and(is_out) && entries.next().is_none();
+    is_private_dir(path)
+        && fs::read_dir(path).is_ok_and(only_out)
+        && is_private_dir(&out)
+        && out_files::is_empty(&out)
+}
+
+/// Whether it is a directory of this user alone, and no link to one.
+fn is_private_dir(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| {
+        let ours = meta.uid() == rustix::process::geteuid().as_raw();
+        meta.is_dir() && ours && meta.mode() & 0o7777 == DIR_MODE
+    })
 }
 
 impl Drop for WorkDir {
@@ -119,12 +166,13 @@ impl Drop for WorkDir {
         for suffix in ["stdout", "stderr"] {
             let _ = fs::remove_file(self.path.with_extension(suffix));
         }
-        // Most tasks leave nothing: two cheap calls and no thread.
-        let _ = fs::remove_dir(self.out());
-        if fs::remove_dir(&self.path).is_ok() {
-            return;
-        }
         let path = std::mem::take(&mut self.path);
+        if is_pristine(&path) {
+            let mut idle = self.root.idle.lock();
+            if idle.len() < MAX_IDLE {
+                return idle.push(path);
+            }
+        }
         let remove = move || {
             if let Err(error) = remove_tree(&path) {
                 tracing::warn!(path = %path.display(), %error, "a working directory stays until the next start");
@@ -207,6 +255,7 @@ mod tests {
     use super::*;
     use crate::testing::process_task;
     use bytes::Bytes;
+    use std::os::unix::fs::PermissionsExt;
 
     fn named(name: &str) -> TaskRun {
         TaskRun {
@@ -219,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_holds_the_input_and_is_gone_when_dropped() {
+    fn a_directory_that_was_used_holds_the_input_and_is_gone_when_dropped() {
         let base = tempfile::tempdir().unwrap();
         let root = WorkRoot::open(base.path().join("work")).unwrap();
         let dir = root.prepare(&named("sub/file.txt")).unwrap();
@@ -227,6 +276,36 @@ mod tests {
         assert!(dir.out().is_dir());
         drop(dir);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_is_used_again_only_when_nothing_was_left_or_changed() {
+        let base = tempfile::tempdir().unwrap();
+        let root = WorkRoot::open(base.path().join("work")).unwrap();
+        let task = process_task(&["true"]);
+        let first = root.prepare(&task).unwrap();
+        let path = first.path().to_owned();
+        drop(first);
+        type Change = fn(&Path);
+        let changes: [Change; 4] = [
+            |path| fs::write(path.join("left"), "x").unwrap(),
+            |path| fs::write(path.join(".out/left"), "x").unwrap(),
+            |path| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap(),
+            |path| {
+                fs::remove_dir(path.join(".out")).unwrap();
+                std::os::unix::fs::symlink("/", path.join(".out")).unwrap();
+            },
+        ];
+        let again = root.prepare(&task).unwrap();
+        assert_eq!(again.path(), path);
+        drop(again);
+        for change in changes {
+            let dir = root.prepare(&task).unwrap();
+            let path = dir.path().to_owned();
+            change(&path);
+            drop(dir);
+            assert!(!path.exists());
+        }
     }
 
     #[test]
@@ -285,7 +364,6 @@ mod tests {
 
     #[test]
     fn a_directory_open_to_others_is_refused() {
-        use std::os::unix::fs::PermissionsExt;
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("work");
         fs::create_dir(&path).unwrap();

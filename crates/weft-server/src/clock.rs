@@ -17,7 +17,10 @@ pub struct Clock {
 impl Clock {
     /// Starts counting now.
     pub fn start() -> Self {
-        Self { started_at: wall(), started: Instant::now() }
+        Self {
+            started_at: wall(),
+            started: Instant::now(),
+        }
     }
 
     /// What the clock on the wall says.
@@ -32,6 +35,8 @@ impl Clock {
 }
 
 fn wall() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp(since_epoch.as_millis().try_into().unwrap_or(u64::MAX))
 }

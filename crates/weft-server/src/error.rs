@@ -34,7 +34,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The address to listen on.
-    #[error("cannot listen on {address}: {source}; choose another with --listen ADDRESS:PORT, port 0 takes a free one")]
+    #[error(
+        "cannot listen on {address}: {source}; choose another with --listen ADDRESS:PORT, port 0 takes a free one"
+    )]
     Listen {
         /// Which.
         address: std::net::SocketAddr,
@@ -72,7 +74,9 @@ pub enum Error {
     #[error("{0} has not ended; cancel it first")]
     NotFinal(weft_types::JobId),
     /// Another node has the id.
-    #[error("the node id {0} belongs to another machine; choose another with --id, or remove that node first")]
+    #[error(
+        "the node id {0} belongs to another machine; choose another with --id, or remove that node first"
+    )]
     NodeIdTaken(String),
     /// A request that was not made with the node's key.
     #[error("the request for {0} was not signed with its key")]
@@ -81,7 +85,9 @@ pub enum Error {
     #[error("the code is not the one that node {0} shows")]
     WrongApprovalCode(String),
     /// A node that has not asked to come back.
-    #[error("node {0} has not asked to come back; it does so when its agent runs and its certificate has expired")]
+    #[error(
+        "node {0} has not asked to come back; it does so when its agent runs and its certificate has expired"
+    )]
     NotWaiting(String),
     /// Something could not be made durable; the cause is in the log.
     #[error("not kept: {0}")]
@@ -95,17 +101,20 @@ impl Error {
     /// Which of the reasons of the contract.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Token(_) | Self::NodeIdTaken(_) | Self::WrongKey(_) | Self::WrongApprovalCode(_) => {
-                Reason::PermissionDenied
-            }
+            Self::Token(_)
+            | Self::NodeIdTaken(_)
+            | Self::WrongKey(_)
+            | Self::WrongApprovalCode(_) => Reason::PermissionDenied,
             Self::Store(error) => error.reason(),
             Self::Journal(error) => error.reason(),
             Self::Blobs(error) => error.reason(),
             Self::Dispatch(_) => Reason::QuotaExceeded,
             Self::File { .. } | Self::NotWritten(_) => Reason::StorageError,
-            Self::Invalid(_) | Self::NotFound { .. } | Self::Ambiguous { .. } | Self::NotFinal(_) | Self::NotWaiting(_) => {
-                Reason::InvalidSpec
-            }
+            Self::Invalid(_)
+            | Self::NotFound { .. }
+            | Self::Ambiguous { .. }
+            | Self::NotFinal(_)
+            | Self::NotWaiting(_) => Reason::InvalidSpec,
             Self::Pki(_) => Reason::PermissionDenied,
             Self::Listen { .. } | Self::Corrupt { .. } | Self::Stopping => Reason::Internal,
         }
@@ -119,7 +128,9 @@ impl Error {
     /// When to try again, in seconds, for what is only full.
     pub fn retry_after_s(&self) -> Option<u64> {
         match self {
-            Self::Dispatch(weft_core::Error::Full { retry_after_ms, .. }) => Some(retry_after_ms.div_ceil(1000).max(1)),
+            Self::Dispatch(weft_core::Error::Full { retry_after_ms, .. }) => {
+                Some(retry_after_ms.div_ceil(1000).max(1))
+            }
             Self::Stopping => Some(1),
             _ => None,
         }

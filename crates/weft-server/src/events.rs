@@ -46,17 +46,28 @@ impl Events {
     /// # Errors
     /// When the store cannot be read.
     pub async fn load(cluster: &str, records: &Records) -> Result<Self, Error> {
-        let mut stored: Vec<EventView> = records.list("events/").await?.into_iter().map(|(_, event)| event).collect();
+        let mut stored: Vec<EventView> = records
+            .list("events/")
+            .await?
+            .into_iter()
+            .map(|(_, event)| event)
+            .collect();
         stored.sort_by_key(|event: &EventView| event.seq);
         let last = stored.last().map_or(0, |event| event.seq);
-        let ring = Ring { events: stored.into(), next_seq: last + 1, written_seq: last };
+        let ring = Ring {
+            events: stored.into(),
+            next_seq: last + 1,
+            written_seq: last,
+        };
         let shared = Shared {
             source: format!("weft://{cluster}"),
             ring: Mutex::new(ring),
             newest: watch::channel(last).0,
             to_write: Notify::new(),
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Tells an event. Never waits.
@@ -86,7 +97,12 @@ impl Events {
     pub fn after(&self, since: u64, limit: usize) -> Vec<EventView> {
         let ring = self.shared.ring.lock();
         let start = ring.events.partition_point(|event| event.seq <= since);
-        ring.events.iter().skip(start).take(limit).cloned().collect()
+        ring.events
+            .iter()
+            .skip(start)
+            .take(limit)
+            .cloned()
+            .collect()
     }
 
     /// Resolves to the newest number whenever there is a newer event.
@@ -119,8 +135,15 @@ impl Events {
 
     fn unwritten(&self) -> Vec<EventView> {
         let ring = self.shared.ring.lock();
-        let start = ring.events.partition_point(|event| event.seq <= ring.written_seq);
-        ring.events.iter().skip(start).take(MAX_WRITTEN_AT_ONCE).cloned().collect()
+        let start = ring
+            .events
+            .partition_point(|event| event.seq <= ring.written_seq);
+        ring.events
+            .iter()
+            .skip(start)
+            .take(MAX_WRITTEN_AT_ONCE)
+            .cloned()
+            .collect()
     }
 }
 
@@ -131,6 +154,9 @@ fn key(seq: u64) -> String {
 
 async fn write(records: &Records, batch: &[EventView]) -> Result<(), Error> {
     let puts = batch.iter().map(|event| (key(event.seq), json!(event)));
-    let drops = batch.iter().filter_map(|event| event.seq.checked_sub(KEPT_EVENTS as u64)).map(key);
+    let drops = batch
+        .iter()
+        .filter_map(|event| event.seq.checked_sub(KEPT_EVENTS as u64))
+        .map(key);
     records.write_all(puts.collect(), drops.collect()).await
 }

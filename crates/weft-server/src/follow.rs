@@ -25,7 +25,11 @@ impl Follows {
     /// Follows a task's output from now on.
     pub fn follow(&self, job: JobId, task: u32) -> mpsc::Receiver<v1::LogChunk> {
         let (sender, receiver) = mpsc::channel(MAX_WAITING_PIECES);
-        self.followers.lock().entry((job, task)).or_default().push(sender);
+        self.followers
+            .lock()
+            .entry((job, task))
+            .or_default()
+            .push(sender);
         receiver
     }
 
@@ -33,7 +37,9 @@ impl Follows {
     pub fn chunk(&self, node: &NodeId, chunk: v1::LogChunk) -> bool {
         let key = (JobId(chunk.job), chunk.task);
         let mut followers = self.followers.lock();
-        let Some(waiting) = followers.get_mut(&key) else { return false };
+        let Some(waiting) = followers.get_mut(&key) else {
+            return false;
+        };
         waiting.retain(|sender| sender.try_send(chunk.clone()).is_ok());
         if waiting.is_empty() {
             tracing::debug!(%node, job = %key.0, task = key.1, "nobody follows any more");

@@ -51,17 +51,29 @@ pub enum Security {
 }
 
 /// Accepts and serves connections until `shutdown`, then lets running requests finish.
-pub async fn serve(listener: TcpListener, security: Security, router: Router, shutdown: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    security: Security,
+    router: Router,
+    shutdown: CancellationToken,
+) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
+            return;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => return,
         };
         match accepted {
             Ok((stream, address)) => {
-                let connection = Connection { security: security.clone(), router: router.clone(), shutdown: shutdown.clone(), address };
+                let connection = Connection {
+                    security: security.clone(),
+                    router: router.clone(),
+                    shutdown: shutdown.clone(),
+                    address,
+                };
                 tokio::spawn(connection.run(stream, slot));
             }
             Err(error) => {
@@ -86,23 +98,36 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         match self.security.clone() {
             Security::InsecureLoopback => {
-                let peer = Peer { identity: None, insecure: true };
+                let peer = Peer {
+                    identity: None,
+                    insecure: true,
+                };
                 self.http(stream, peer).await;
             }
             Security::Tls(tls, cluster) => {
                 let acceptor = TlsAcceptor::from(tls.config());
-                let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+                let handshake =
+                    tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
                 let stream = match handshake {
                     Ok(Ok(stream)) => stream,
-                    Ok(Err(error)) => return tracing::debug!(peer = %self.address, %error, "TLS handshake refused"),
-                    Err(_) => return tracing::debug!(peer = %self.address, "TLS handshake took too long"),
+                    Ok(Err(error)) => {
+                        return tracing::debug!(peer = %self.address, %error, "TLS handshake refused");
+                    }
+                    Err(_) => {
+                        return tracing::debug!(peer = %self.address, "TLS handshake took too long");
+                    }
                 };
                 match peer_identity(stream.get_ref().1.peer_certificates(), &cluster) {
                     Ok(identity) => {
-                        let peer = Peer { identity, insecure: false };
+                        let peer = Peer {
+                            identity,
+                            insecure: false,
+                        };
                         self.http(stream, peer).await;
                     }
-                    Err(error) => tracing::debug!(peer = %self.address, %error, "certificate names nobody"),
+                    Err(error) => {
+                        tracing::debug!(peer = %self.address, %error, "certificate names nobody")
+                    }
                 }
             }
         }

@@ -49,12 +49,26 @@ struct Shared {
 
 impl Liveness {
     /// Starts with leases of this length; every epoch will be greater than `epoch_base`.
-    pub fn start(lease_ttl: Duration, epoch_base: Epoch, clock: Clock, listener: Arc<dyn Listener>) -> std::io::Result<Self> {
-        let ttl_ms = u64::try_from(lease_ttl.as_millis()).unwrap_or(u64::MAX).max(100);
+    pub fn start(
+        lease_ttl: Duration,
+        epoch_base: Epoch,
+        clock: Clock,
+        listener: Arc<dyn Listener>,
+    ) -> std::io::Result<Self> {
+        let ttl_ms = u64::try_from(lease_ttl.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(100);
         let machine = Mutex::new(Machine::new(Config::with_ttl_ms(ttl_ms), epoch_base));
-        let shared = Arc::new(Shared { machine, listener, clock, stopped: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            machine,
+            listener,
+            clock,
+            stopped: AtomicBool::new(false),
+        });
         let ticking = Arc::clone(&shared);
-        std::thread::Builder::new().name("weft-liveness".to_owned()).spawn(move || ticking.tick())?;
+        std::thread::Builder::new()
+            .name("weft-liveness".to_owned())
+            .spawn(move || ticking.tick())?;
         Ok(Self { shared })
     }
 
@@ -74,8 +88,18 @@ impl Liveness {
 
     /// Renews a node's lease.
     pub fn heartbeat(&self, node: &NodeId, epoch: Epoch) -> Beat {
-        let out = self.step(Input::Heartbeat { node: node.clone(), epoch });
-        if out.iter().any(|output| matches!(output, Output::Fenced { .. })) { Beat::Fenced } else { Beat::Renewed }
+        let out = self.step(Input::Heartbeat {
+            node: node.clone(),
+            epoch,
+        });
+        if out
+            .iter()
+            .any(|output| matches!(output, Output::Fenced { .. }))
+        {
+            Beat::Fenced
+        } else {
+            Beat::Renewed
+        }
     }
 
     /// Feeds any other input.
@@ -111,7 +135,12 @@ impl Shared {
     fn tell(&self, out: Vec<Output>) {
         for output in out {
             match output {
-                Output::StateChanged { node, from, to, cause } => self.listener.state_changed(&node, from, to, cause),
+                Output::StateChanged {
+                    node,
+                    from,
+                    to,
+                    cause,
+                } => self.listener.state_changed(&node, from, to, cause),
                 Output::LeaseLost { node, epoch } => self.listener.lease_lost(&node, epoch),
                 Output::Fenced { .. } => {}
             }
@@ -123,7 +152,9 @@ impl Shared {
             let sleep = {
                 let now = self.now();
                 let next = self.machine.lock().next_tick(now);
-                next.map_or(MAX_SLEEP, |at| Duration::from_millis(at.since_ms(now)).min(MAX_SLEEP))
+                next.map_or(MAX_SLEEP, |at| {
+                    Duration::from_millis(at.since_ms(now)).min(MAX_SLEEP)
+                })
             };
             std::thread::sleep(sleep.max(Duration::from_millis(1)));
             let mut out = Vec::new();

@@ -89,13 +89,42 @@ impl Metrics {
 
     fn register(&mut self) {
         let registry = &mut self.registry;
-        registry.register("jobs_submitted", "Jobs that were acknowledged", self.jobs_submitted.clone());
-        registry.register("tasks_submitted", "Tasks that were acknowledged", self.tasks_submitted.clone());
-        registry.register("tasks_assigned", "Assignments of tasks to nodes", self.tasks_assigned.clone());
-        registry.register("task_retries", "Failed attempts that were tried again", self.retries.clone());
-        registry.register("task_attempts", "Attempts that were reported, by outcome", self.attempts.clone());
-        registry.register("tasks_final", "Tasks that became final, by state", self.finals.clone());
-        registry.register_with_unit("task_run", "Time from start to end of an attempt", Unit::Seconds, self.run_s.clone());
+        registry.register(
+            "jobs_submitted",
+            "Jobs that were acknowledged",
+            self.jobs_submitted.clone(),
+        );
+        registry.register(
+            "tasks_submitted",
+            "Tasks that were acknowledged",
+            self.tasks_submitted.clone(),
+        );
+        registry.register(
+            "tasks_assigned",
+            "Assignments of tasks to nodes",
+            self.tasks_assigned.clone(),
+        );
+        registry.register(
+            "task_retries",
+            "Failed attempts that were tried again",
+            self.retries.clone(),
+        );
+        registry.register(
+            "task_attempts",
+            "Attempts that were reported, by outcome",
+            self.attempts.clone(),
+        );
+        registry.register(
+            "tasks_final",
+            "Tasks that became final, by state",
+            self.finals.clone(),
+        );
+        registry.register_with_unit(
+            "task_run",
+            "Time from start to end of an attempt",
+            Unit::Seconds,
+            self.run_s.clone(),
+        );
         registry.register_with_unit(
             "journal_append",
             "Time until results are on disk",
@@ -104,8 +133,16 @@ impl Metrics {
         );
         registry.register("jobs", "Jobs in memory", self.jobs.clone());
         registry.register("tasks", "Tasks in memory", self.tasks.clone());
-        registry.register("node_sessions", "Nodes with a session", self.sessions.clone());
-        registry.register("tasks_queued", "Tasks that wait for a node, by namespace", self.queued.clone());
+        registry.register(
+            "node_sessions",
+            "Nodes with a session",
+            self.sessions.clone(),
+        );
+        registry.register(
+            "tasks_queued",
+            "Tasks that wait for a node, by namespace",
+            self.queued.clone(),
+        );
         registry.register("nodes", "Nodes by state", self.nodes.clone());
     }
 
@@ -118,7 +155,11 @@ impl Metrics {
 
     /// Counts a task that became final.
     pub fn task_final(&self, state: TaskState) {
-        self.finals.get_or_create(&StateLabel { state: state.as_str().to_owned() }).inc();
+        self.finals
+            .get_or_create(&StateLabel {
+                state: state.as_str().to_owned(),
+            })
+            .inc();
     }
 
     /// Everything as text.
@@ -132,18 +173,29 @@ impl Metrics {
         self.sessions.set(whole(gauges.sessions));
         self.queued.clear();
         for (namespace, count) in &gauges.queued {
-            self.queued.get_or_create(&NamespaceLabel { namespace: namespace.clone() }).set(whole(*count));
+            self.queued
+                .get_or_create(&NamespaceLabel {
+                    namespace: namespace.clone(),
+                })
+                .set(whole(*count));
         }
-        let mut states: BTreeMap<NodeState, i64> = NodeState::ALL.iter().map(|state| (*state, 0)).collect();
+        let mut states: BTreeMap<NodeState, i64> =
+            NodeState::ALL.iter().map(|state| (*state, 0)).collect();
         for node in nodes {
             *states.entry(node.state).or_insert(0) += 1;
         }
         for (state, count) in states {
-            self.nodes.get_or_create(&StateLabel { state: state.as_str().to_owned() }).set(count);
+            self.nodes
+                .get_or_create(&StateLabel {
+                    state: state.as_str().to_owned(),
+                })
+                .set(count);
         }
         let mut text = String::new();
-        encode(&mut text, &self.registry)
-            .map_err(|error| Error::Corrupt { what: "metrics".to_owned(), detail: error.to_string() })?;
+        encode(&mut text, &self.registry).map_err(|error| Error::Corrupt {
+            what: "metrics".to_owned(),
+            detail: error.to_string(),
+        })?;
         Ok(text)
     }
 }
@@ -160,7 +212,14 @@ mod tests {
         let text = metrics.encode(&Gauges::default(), &[]).unwrap();
         assert!(text.ends_with("# EOF\n"), "{text}");
         let names = text.lines().filter(|line| line.starts_with("# HELP"));
-        assert!(names.clone().count() >= 12 && names.clone().all(|line| line.starts_with("# HELP weft_")), "{text}");
-        assert!(text.contains("weft_task_attempts_total{outcome=\"timeout\"} 1"), "{text}");
+        assert!(
+            names.clone().count() >= 12
+                && names.clone().all(|line| line.starts_with("# HELP weft_")),
+            "{text}"
+        );
+        assert!(
+            text.contains("weft_task_attempts_total{outcome=\"timeout\"} 1"),
+            "{text}"
+        );
     }
 }

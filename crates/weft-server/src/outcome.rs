@@ -25,8 +25,20 @@ pub fn result_view(
         result: raw_json(&outcome.result),
         exit_code: outcome.exit_code,
         signal: Some(outcome.signal).filter(|signal| *signal != 0),
-        stdout: program.then(|| text(&outcome.stdout, &outcome.stdout_blob, outcome.stdout_truncated)),
-        stderr: program.then(|| text(&outcome.stderr, &outcome.stderr_blob, outcome.stderr_truncated)),
+        stdout: program.then(|| {
+            text(
+                &outcome.stdout,
+                &outcome.stdout_blob,
+                outcome.stdout_truncated,
+            )
+        }),
+        stderr: program.then(|| {
+            text(
+                &outcome.stderr,
+                &outcome.stderr_blob,
+                outcome.stderr_truncated,
+            )
+        }),
         files: outcome.files.iter().map(output_file).collect(),
         why: reason.map(|reason| why(reason, &outcome.detail)),
         node: Some(outcome.node).filter(|node| !node.is_empty()),
@@ -41,7 +53,11 @@ pub fn why(reason: Reason, detail: &str) -> WhyView {
     WhyView {
         reason,
         class: reason.class(),
-        detail: if detail.is_empty() { reason.sentence().to_owned() } else { detail.to_owned() },
+        detail: if detail.is_empty() {
+            reason.sentence().to_owned()
+        } else {
+            detail.to_owned()
+        },
         next: next_step(reason).map(str::to_owned),
     }
 }
@@ -49,12 +65,18 @@ pub fn why(reason: Reason, detail: &str) -> WhyView {
 /// One suggestion a reason, where there is one that helps.
 fn next_step(reason: Reason) -> Option<&'static str> {
     Some(match reason {
-        Reason::InsufficientResources | Reason::NoCandidate => "`weft explain ID` names the nearest change",
+        Reason::InsufficientResources | Reason::NoCandidate => {
+            "`weft explain ID` names the nearest change"
+        }
         Reason::OomKilled => "give it more memory with --memory, for example twice as much",
-        Reason::Timeout => "give it more time with --timeout, or look at its output with `weft logs ID`",
+        Reason::Timeout => {
+            "give it more time with --timeout, or look at its output with `weft logs ID`"
+        }
         Reason::NonzeroExit => "look at its output with `weft logs ID`",
         Reason::StorageError => "give it more disk with --disk, or free some on the node",
-        Reason::NodeLost => "`weft node ls` shows the nodes; the task was moved as often as it may be",
+        Reason::NodeLost => {
+            "`weft node ls` shows the nodes; the task was moved as often as it may be"
+        }
         Reason::RuntimeUnavailable => "`weft node show NODE` lists what is missing there",
         Reason::ArtifactMissing => "upload the artifact again: `weft run` does so by itself",
         Reason::Cancelled => "`weft job retry ID` runs it again",
@@ -63,21 +85,31 @@ fn next_step(reason: Reason) -> Option<&'static str> {
 }
 
 fn raw_json(bytes: &[u8]) -> Option<Box<serde_json::value::RawValue>> {
-    let text = std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty())?;
+    let text = std::str::from_utf8(bytes)
+        .ok()
+        .filter(|text| !text.is_empty())?;
     serde_json::value::RawValue::from_string(text.to_owned()).ok()
 }
 
 fn text(inline: &[u8], blob: &[u8], truncated: bool) -> Text {
     match BlobHash::from_slice(blob) {
-        Ok(hash) => Text::Blob { hash: hash.to_string(), truncated },
-        Err(_) => Text::Inline { bytes: inline.to_vec(), truncated },
+        Ok(hash) => Text::Blob {
+            hash: hash.to_string(),
+            truncated,
+        },
+        Err(_) => Text::Inline {
+            bytes: inline.to_vec(),
+            truncated,
+        },
     }
 }
 
 fn output_file(file: &v1::OutputFile) -> OutputFileView {
     OutputFileView {
         path: file.path.clone(),
-        blob: BlobHash::from_slice(&file.blob).map(|hash| hash.to_string()).unwrap_or_default(),
+        blob: BlobHash::from_slice(&file.blob)
+            .map(|hash| hash.to_string())
+            .unwrap_or_default(),
         size: file.size,
     }
 }
@@ -88,7 +120,11 @@ mod tests {
 
     #[test]
     fn garbage_from_an_agent_is_not_passed_on_as_json() {
-        let outcome = v1::TaskOutcome { result: "{not json".into(), ..Default::default() }.encode_to_vec();
+        let outcome = v1::TaskOutcome {
+            result: "{not json".into(),
+            ..Default::default()
+        }
+        .encode_to_vec();
         let view = result_view(0, TaskState::Completed, None, 1, None, &outcome);
         assert!(view.result.is_none());
         let view = result_view(0, TaskState::Completed, None, 1, None, &[0xff; 9]);
@@ -97,8 +133,18 @@ mod tests {
 
     #[test]
     fn a_program_that_printed_nothing_has_empty_output() {
-        let outcome = v1::TaskOutcome { exit_code: Some(0), ..Default::default() }.encode_to_vec();
+        let outcome = v1::TaskOutcome {
+            exit_code: Some(0),
+            ..Default::default()
+        }
+        .encode_to_vec();
         let view = result_view(3, TaskState::Completed, None, 1, None, &outcome);
-        assert_eq!(view.stdout, Some(Text::Inline { bytes: Vec::new(), truncated: false }));
+        assert_eq!(
+            view.stdout,
+            Some(Text::Inline {
+                bytes: Vec::new(),
+                truncated: false
+            })
+        );
     }
 }

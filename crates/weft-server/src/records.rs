@@ -21,8 +21,12 @@ impl Records {
     /// When it cannot be opened.
     pub async fn open(dir: &Path) -> Result<Self, Error> {
         let dir = dir.to_path_buf();
-        let opened = tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default())).await;
-        let store = opened.map_err(|error| Error::Corrupt { what: "store".to_owned(), detail: error.to_string() })??;
+        let opened =
+            tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default())).await;
+        let store = opened.map_err(|error| Error::Corrupt {
+            what: "store".to_owned(),
+            detail: error.to_string(),
+        })??;
         Ok(Self { store })
     }
 
@@ -47,7 +51,12 @@ impl Records {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn replace<T: Serialize + Sync>(&self, key: &str, since: u64, value: &T) -> Result<bool, Error> {
+    pub async fn replace<T: Serialize + Sync>(
+        &self,
+        key: &str,
+        since: u64,
+        value: &T,
+    ) -> Result<bool, Error> {
         Ok(self.store.update_json(key, since, value).await?)
     }
 
@@ -64,7 +73,10 @@ impl Records {
     ///
     /// # Errors
     /// When one cannot be read or understood.
-    pub async fn list<T: DeserializeOwned + Send>(&self, prefix: &str) -> Result<Vec<(String, T)>, Error> {
+    pub async fn list<T: DeserializeOwned + Send>(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<(String, T)>, Error> {
         Ok(self.store.list_json(prefix).await?)
     }
 
@@ -72,7 +84,11 @@ impl Records {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub async fn write_all(&self, puts: Vec<(String, serde_json::Value)>, drops: Vec<String>) -> Result<(), Error> {
+    pub async fn write_all(
+        &self,
+        puts: Vec<(String, serde_json::Value)>,
+        drops: Vec<String>,
+    ) -> Result<(), Error> {
         let mut txn = Txn::new();
         for (key, value) in puts {
             txn = txn.then(Op::put(&key, value.to_string().into()));
@@ -89,7 +105,11 @@ impl Records {
     /// # Errors
     /// When it cannot be written.
     pub async fn next_start(&self) -> Result<u64, Error> {
-        let starts = self.get::<u64>("meta/starts").await?.map_or(0, |(starts, _)| starts) + 1;
+        let starts = self
+            .get::<u64>("meta/starts")
+            .await?
+            .map_or(0, |(starts, _)| starts)
+            + 1;
         self.put("meta/starts", &starts).await?;
         Ok(starts)
     }

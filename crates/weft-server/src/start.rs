@@ -60,23 +60,48 @@ impl Server {
         let records = Records::open(&config.data_dir.join("store")).await?;
         let id = server_id(&records).await?;
         let listener = bind(config.listen).await?;
-        let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
+        let address = listener.local_addr().map_err(|source| Error::Listen {
+            address: config.listen,
+            source,
+        })?;
         let names = reachable_names(&config, address);
         let tls = Arc::new(server_tls(&authority, &id, &names, clock)?);
-        let (state, mut tasks) = open(&config, clock, Arc::clone(&authority), records, id, address).await?;
+        let (state, mut tasks) =
+            open(&config, clock, Arc::clone(&authority), records, id, address).await?;
         let admin_file = write_admin_file(&config.data_dir, &state, address).await?;
 
         let router = router(&state);
         let security = Security::Tls(Arc::clone(&tls), authority.cluster().clone());
-        tasks.push(tokio::spawn(serve(listener, security, router.clone(), state.stopping.clone())));
+        tasks.push(tokio::spawn(serve(
+            listener,
+            security,
+            router.clone(),
+            state.stopping.clone(),
+        )));
         if let Some(plain) = config.insecure_http {
             let listener = bind(plain).await?;
-            tasks.push(tokio::spawn(serve(listener, Security::InsecureLoopback, router, state.stopping.clone())));
+            tasks.push(tokio::spawn(serve(
+                listener,
+                Security::InsecureLoopback,
+                router,
+                state.stopping.clone(),
+            )));
         }
         tasks.push(tokio::spawn(renew(Arc::clone(&state), tls, names)));
         let advertisement = advertise(&config, &state, address);
-        state.events.emit(clock.wall(), "server.started", state.id.as_str(), json!({ "address": address.to_string() }));
-        Ok(Self { state, address, admin_file, tasks, _advertisement: advertisement })
+        state.events.emit(
+            clock.wall(),
+            "server.started",
+            state.id.as_str(),
+            json!({ "address": address.to_string() }),
+        );
+        Ok(Self {
+            state,
+            address,
+            admin_file,
+            tasks,
+            _advertisement: advertisement,
+        })
     }
 
     /// Where it listens.
@@ -130,7 +155,13 @@ async fn open(
     let (log, recovered) = Log::open(&config.data_dir.join("journal")).await?;
     let blob_dir = config.data_dir.join("blobs");
     let blobs = Arc::new(weft_blobs::BlobStore::open(&blob_dir, config.max_blob_bytes).await?);
-    let dispatching = Dispatching::new(log.clone(), clock, events.clone(), Arc::clone(&metrics), config.result_ttl);
+    let dispatching = Dispatching::new(
+        log.clone(),
+        clock,
+        events.clone(),
+        Arc::clone(&metrics),
+        config.result_ttl,
+    );
     let dispatcher = dispatching.handle();
     let nodes = Nodes::load(
         records.clone(),
@@ -143,7 +174,10 @@ async fn open(
     .await?;
     let epoch_base = records.next_start().await? << 32;
     let liveness = Liveness::start(config.lease_ttl, epoch_base, clock, Arc::new(nodes.clone()))
-        .map_err(|source| Error::File { path: PathBuf::from("thread weft-liveness"), source })?;
+        .map_err(|source| Error::File {
+            path: PathBuf::from("thread weft-liveness"),
+            source,
+        })?;
     let members = nodes.all();
     for record in &members {
         liveness.step(Input::Known {
@@ -192,14 +226,24 @@ fn router(state: &Arc<State>) -> axum::Router {
 
 fn make_private_dir(dir: &Path) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.map_err(|source| Error::File { path: dir.to_path_buf(), source })
+    let made = std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir);
+    made.map_err(|source| Error::File {
+        path: dir.to_path_buf(),
+        source,
+    })
 }
 
 fn authority(config: &Config, clock: Clock) -> Result<Authority, Error> {
     let name = config.cluster.clone().unwrap_or_else(|| "weft".to_owned());
     let cluster: ClusterName = name.parse()?;
-    Ok(Authority::load_or_create(&config.data_dir.join("pki/ca"), &cluster, clock.wall())?)
+    Ok(Authority::load_or_create(
+        &config.data_dir.join("pki/ca"),
+        &cluster,
+        clock.wall(),
+    )?)
 }
 
 /// The server's id, made at its first start.
@@ -208,20 +252,32 @@ async fn server_id(records: &Records) -> Result<NodeId, Error> {
         return Ok(id);
     }
     let mut random = [0u8; 6];
-    getrandom::fill(&mut random)
-        .map_err(|error| Error::Corrupt { what: "random numbers".to_owned(), detail: error.to_string() })?;
+    getrandom::fill(&mut random).map_err(|error| Error::Corrupt {
+        what: "random numbers".to_owned(),
+        detail: error.to_string(),
+    })?;
     let id: NodeId = format!("server-{}", hex::encode(random))
         .parse()
-        .map_err(|detail| Error::Corrupt { what: "server id".to_owned(), detail })?;
+        .map_err(|detail| Error::Corrupt {
+            what: "server id".to_owned(),
+            detail,
+        })?;
     records.put("meta/server-id", &id).await?;
     Ok(id)
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| Error::Listen { address, source })
 }
 
-fn server_tls(authority: &Authority, id: &NodeId, names: &[String], clock: Clock) -> Result<ServerTls, Error> {
+fn server_tls(
+    authority: &Authority,
+    id: &NodeId,
+    names: &[String],
+    clock: Clock,
+) -> Result<ServerTls, Error> {
     let credentials = authority.issue_server(id, names, SERVER_CERTIFICATE_TTL, clock.wall())?;
     Ok(ServerTls::new(&credentials)?)
 }
@@ -257,7 +313,9 @@ async fn api_tokens(records: &Records, clock: Clock, data_dir: &Path) -> Result<
         return Ok(tokens);
     }
     let (token, record) = ApiToken::mint("admin", None, clock.wall())?;
-    records.put(&format!("api-tokens/{}", record.id), &record).await?;
+    records
+        .put(&format!("api-tokens/{}", record.id), &record)
+        .await?;
     write_secret_file(&admin_token_file(data_dir), token.to_string().as_bytes())?;
     ApiTokens::load(records).await
 }
@@ -272,18 +330,41 @@ fn admin_token(data_dir: &Path) -> String {
 }
 
 /// Writes how the first administrator reaches the API.
-async fn write_admin_file(data_dir: &Path, state: &State, address: SocketAddr) -> Result<PathBuf, Error> {
+async fn write_admin_file(
+    data_dir: &Path,
+    state: &State,
+    address: SocketAddr,
+) -> Result<PathBuf, Error> {
     let files = IdentityFiles::in_dir(data_dir.join("pki/admin"));
     let now = state.clock.wall();
-    let usable = files.read()?.is_some_and(|credentials| credentials.certificate.renew_at() > now);
+    let usable = files
+        .read()?
+        .is_some_and(|credentials| credentials.certificate.renew_at() > now);
     if !usable {
-        files.write(&state.authority.issue_user("admin", ADMIN_CERTIFICATE_TTL, now)?)?;
+        files.write(
+            &state
+                .authority
+                .issue_user("admin", ADMIN_CERTIFICATE_TTL, now)?,
+        )?;
     }
-    let text = |path: PathBuf| std::path::absolute(&path).unwrap_or(path).display().to_string();
-    let admin = AdminFile { server: url(address), ca: text(files.ca()), cert: text(files.cert()), key: text(files.key()), token: admin_token(data_dir) };
+    let text = |path: PathBuf| {
+        std::path::absolute(&path)
+            .unwrap_or(path)
+            .display()
+            .to_string()
+    };
+    let admin = AdminFile {
+        server: url(address),
+        ca: text(files.ca()),
+        cert: text(files.cert()),
+        key: text(files.key()),
+        token: admin_token(data_dir),
+    };
     let path = data_dir.join("admin.json");
-    let json = serde_json::to_vec_pretty(&admin)
-        .map_err(|error| Error::Corrupt { what: "admin.json".to_owned(), detail: error.to_string() })?;
+    let json = serde_json::to_vec_pretty(&admin).map_err(|error| Error::Corrupt {
+        what: "admin.json".to_owned(),
+        detail: error.to_string(),
+    })?;
     write_secret_file(&path, &json)?;
     Ok(path)
 }
@@ -292,7 +373,11 @@ async fn write_admin_file(data_dir: &Path, state: &State, address: SocketAddr) -
 fn url(address: SocketAddr) -> String {
     let mut address = address;
     if address.ip().is_unspecified() {
-        let loopback = if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+        let loopback = if address.is_ipv4() {
+            [127, 0, 0, 1].into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        };
         address.set_ip(loopback);
     }
     format!("https://{address}")
@@ -301,7 +386,11 @@ fn url(address: SocketAddr) -> String {
 fn reachable_names(config: &Config, address: SocketAddr) -> Vec<String> {
     let mut names: Vec<String> = config.names.iter().map(|name| host(name)).collect();
     if address.ip().is_unspecified() {
-        names.extend(weft_discovery::local_addresses().iter().map(ToString::to_string));
+        names.extend(
+            weft_discovery::local_addresses()
+                .iter()
+                .map(ToString::to_string),
+        );
     } else {
         names.push(address.ip().to_string());
     }
@@ -311,11 +400,21 @@ fn reachable_names(config: &Config, address: SocketAddr) -> Vec<String> {
 
 /// Addresses with ports under which machines reach this server, the most useful first.
 fn join_addresses(config: &Config, address: SocketAddr) -> Vec<String> {
-    let with_port = |name: &str| if has_port(name) { name.to_owned() } else { format!("{name}:{}", address.port()) };
+    let with_port = |name: &str| {
+        if has_port(name) {
+            name.to_owned()
+        } else {
+            format!("{name}:{}", address.port())
+        }
+    };
     let mut addresses: Vec<String> = config.names.iter().map(|name| with_port(name)).collect();
     if address.ip().is_unspecified() {
         let local = weft_discovery::local_addresses();
-        addresses.extend(local.iter().map(|ip| SocketAddr::new(*ip, address.port()).to_string()));
+        addresses.extend(
+            local
+                .iter()
+                .map(|ip| SocketAddr::new(*ip, address.port()).to_string()),
+        );
         addresses.push(format!("127.0.0.1:{}", address.port()));
     } else {
         addresses.push(address.to_string());
@@ -326,18 +425,30 @@ fn join_addresses(config: &Config, address: SocketAddr) -> Vec<String> {
 
 fn has_port(name: &str) -> bool {
     name.parse::<SocketAddr>().is_ok()
-        || name.rsplit_once(':').is_some_and(|(host, port)| !host.contains(':') && port.parse::<u16>().is_ok())
+        || name
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.contains(':') && port.parse::<u16>().is_ok())
 }
 
 fn host(name: &str) -> String {
     if let Ok(address) = name.parse::<SocketAddr>() {
         return address.ip().to_string();
     }
-    if has_port(name) { name.rsplit_once(':').map_or(name, |(host, _)| host).to_owned() } else { name.to_owned() }
+    if has_port(name) {
+        name.rsplit_once(':')
+            .map_or(name, |(host, _)| host)
+            .to_owned()
+    } else {
+        name.to_owned()
+    }
 }
 
 /// Nobody on the network is told of a server that only this machine reaches.
-fn advertise(config: &Config, state: &State, address: SocketAddr) -> Option<weft_discovery::Advertisement> {
+fn advertise(
+    config: &Config,
+    state: &State,
+    address: SocketAddr,
+) -> Option<weft_discovery::Advertisement> {
     if !config.mdns || address.ip().is_loopback() {
         return None;
     }

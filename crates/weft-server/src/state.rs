@@ -57,7 +57,11 @@ impl Server {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub async fn mint_join_token(&self, ttl: Duration, uses: u32) -> Result<(JoinToken, TokenRecord), Error> {
+    pub async fn mint_join_token(
+        &self,
+        ttl: Duration,
+        uses: u32,
+    ) -> Result<(JoinToken, TokenRecord), Error> {
         let spec = JoinTokenSpec {
             addresses: self.addresses.clone(),
             ca_fingerprint: self.authority.fingerprint(),
@@ -67,7 +71,9 @@ impl Server {
             labels: Default::default(),
         };
         let (token, record) = JoinToken::mint(spec, self.clock.wall())?;
-        self.records.put(&format!("tokens/{}", record.id), &record).await?;
+        self.records
+            .put(&format!("tokens/{}", record.id), &record)
+            .await?;
         Ok((token, record))
     }
 }
@@ -85,11 +91,15 @@ impl ApiTokens {
     /// When the store cannot be read.
     pub async fn load(records: &Records) -> Result<Self, Error> {
         let stored: Vec<(String, ApiTokenRecord)> = records.list("api-tokens/").await?;
-        Ok(Self { records: stored.into_iter().map(|(_, record)| record).collect() })
+        Ok(Self {
+            records: stored.into_iter().map(|(_, record)| record).collect(),
+        })
     }
 
     /// Whether a token opens the API.
     pub fn accepts(&self, token: &ApiToken, now: Timestamp) -> bool {
-        self.records.iter().any(|record| record.verify(token, now).is_ok())
+        self.records
+            .iter()
+            .any(|record| record.verify(token, now).is_ok())
     }
 }

@@ -52,7 +52,9 @@ impl Agent {
     /// An agent that has just started.
     pub fn new(number: usize) -> Self {
         Self {
-            id: format!("node-{number}").parse().expect("a well-formed name"),
+            id: format!("node-{number}")
+                .parse()
+                .expect("a well-formed name"),
             slots: 4,
             max_held: 64,
             is_up: true,
@@ -82,7 +84,13 @@ impl Agent {
     /// What it says when it dials.
     pub fn held(&self) -> Held {
         let holding = self.held.iter();
-        holding.map(|(&(job, task), held)| TaskRef { job, task, attempt: held.attempt }).collect()
+        holding
+            .map(|(&(job, task), held)| TaskRef {
+                job,
+                task,
+                attempt: held.attempt,
+            })
+            .collect()
     }
 
     /// Takes work in; answers what there is no room for.
@@ -98,7 +106,13 @@ impl Agent {
                 continue;
             }
             let stage = Stage::Waiting;
-            self.held.insert((at.job, at.task), Holding { attempt: at.attempt, stage });
+            self.held.insert(
+                (at.job, at.task),
+                Holding {
+                    attempt: at.attempt,
+                    stage,
+                },
+            );
         }
         rejected
     }
@@ -106,7 +120,11 @@ impl Agent {
     /// Stops and forgets tasks; other attempts of them are left alone.
     pub fn drop_tasks(&mut self, tasks: &[TaskRef]) {
         for at in tasks {
-            if self.held.get(&(at.job, at.task)).is_some_and(|held| held.attempt == at.attempt) {
+            if self
+                .held
+                .get(&(at.job, at.task))
+                .is_some_and(|held| held.attempt == at.attempt)
+            {
                 self.held.remove(&(at.job, at.task));
             }
         }
@@ -117,7 +135,10 @@ impl Agent {
         let waiting = Stage::Waiting;
         let mut back = Vec::new();
         for &at in tasks {
-            let held = Holding { attempt: at.attempt, stage: waiting };
+            let held = Holding {
+                attempt: at.attempt,
+                stage: waiting,
+            };
             if self.held.get(&(at.job, at.task)) == Some(&held) {
                 self.held.remove(&(at.job, at.task));
                 back.push(at);
@@ -128,7 +149,11 @@ impl Agent {
 
     /// Begins what there is room for; answers which.
     pub fn begin(&mut self) -> Vec<TaskRef> {
-        let running = self.held.values().filter(|held| held.stage == Stage::Running).count();
+        let running = self
+            .held
+            .values()
+            .filter(|held| held.stage == Stage::Running)
+            .count();
         let mut begun = Vec::new();
         for (&(job, task), held) in &mut self.held {
             if running + begun.len() >= self.slots {
@@ -136,7 +161,11 @@ impl Agent {
             }
             if held.stage == Stage::Waiting {
                 held.stage = Stage::Running;
-                begun.push(TaskRef { job, task, attempt: held.attempt });
+                begun.push(TaskRef {
+                    job,
+                    task,
+                    attempt: held.attempt,
+                });
             }
         }
         begun
@@ -155,14 +184,21 @@ impl Agent {
 
     /// Reports that are not acknowledged.
     pub fn reports(&self) -> Vec<TaskResult> {
-        let ended = self.held.iter().filter_map(|(&(job, task), held)| match held.stage {
-            Stage::Ended(outcome) => Some(TaskResult {
-                at: TaskRef { job, task, attempt: held.attempt },
-                outcome,
-                run_us: 20_000,
-            }),
-            Stage::Waiting | Stage::Running => None,
-        });
+        let ended = self
+            .held
+            .iter()
+            .filter_map(|(&(job, task), held)| match held.stage {
+                Stage::Ended(outcome) => Some(TaskResult {
+                    at: TaskRef {
+                        job,
+                        task,
+                        attempt: held.attempt,
+                    },
+                    outcome,
+                    run_us: 20_000,
+                }),
+                Stage::Waiting | Stage::Running => None,
+            });
         ended.collect()
     }
 }

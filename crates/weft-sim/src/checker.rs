@@ -35,7 +35,10 @@ impl Checker {
     /// A result is appended to the journal: at most once a task.
     pub fn record(&mut self, at: TaskRef) {
         if !self.recorded.insert((at.job, at.task)) {
-            self.fail(format!("the result of {}/{} was recorded twice", at.job, at.task));
+            self.fail(format!(
+                "the result of {}/{} was recorded twice",
+                at.job, at.task
+            ));
         }
     }
 
@@ -57,7 +60,10 @@ impl Checker {
         }
         for at in runs.iter().flat_map(|run| run.tasks()) {
             if !self.assigned.insert(at) {
-                self.fail(format!("attempt {} of {}/{} was handed out twice", at.attempt, at.job, at.task));
+                self.fail(format!(
+                    "attempt {} of {}/{} was handed out twice",
+                    at.attempt, at.job, at.task
+                ));
             }
         }
     }
@@ -65,7 +71,9 @@ impl Checker {
     /// A node's lease was ended after so much silence that was not the server's own.
     pub fn lose_lease(&mut self, node: &NodeId, silent_ms: u64, ttl_ms: u64) {
         if silent_ms < ttl_ms {
-            self.fail(format!("{node} was given up after {silent_ms} ms of silence"));
+            self.fail(format!(
+                "{node} was given up after {silent_ms} ms of silence"
+            ));
         }
     }
 
@@ -78,13 +86,17 @@ impl Checker {
                 self.recorded.insert((done.at.job, done.at.task));
             }
         }
-        let lost = self.acknowledged.keys().find(|job| machine.job_state(**job).is_none());
+        let lost = self
+            .acknowledged
+            .keys()
+            .find(|job| machine.job_state(**job).is_none());
         if let Some(&job) = lost {
             self.fail(format!("{job} was acknowledged and is lost"));
         }
         let changed = self.visible.iter().find_map(|(&(job, task), &seen)| {
             let now = machine.task(job, task).map(|(state, ..)| state);
-            (now != Some(seen)).then(|| format!("{job}/{task} was {seen} and is {now:?} after a restart"))
+            (now != Some(seen))
+                .then(|| format!("{job}/{task} was {seen} and is {now:?} after a restart"))
         });
         if let Some(changed) = changed {
             self.fail(changed);
@@ -109,10 +121,16 @@ impl Checker {
         for (node, slots) in nodes {
             if let Some(load) = machine.node_load(node) {
                 if load.reserved > *slots {
-                    self.fail(format!("{node} runs {slots} tasks and got {}", load.reserved));
+                    self.fail(format!(
+                        "{node} runs {slots} tasks and got {}",
+                        load.reserved
+                    ));
                 }
                 if load.held > load.max_held {
-                    self.fail(format!("{node} holds {} tasks and got {}", load.max_held, load.held));
+                    self.fail(format!(
+                        "{node} holds {} tasks and got {}",
+                        load.max_held, load.held
+                    ));
                 }
             }
         }
@@ -124,7 +142,11 @@ impl Checker {
     /// Whether everything that was acknowledged has ended.
     pub fn is_done(&self, machine: &Machine) -> bool {
         let mut jobs = self.acknowledged.keys();
-        jobs.all(|job| machine.job_state(*job).is_some_and(weft_types::JobState::is_final))
+        jobs.all(|job| {
+            machine
+                .job_state(*job)
+                .is_some_and(weft_types::JobState::is_final)
+        })
     }
 
     /// Every acknowledged task has ended, and somebody has seen it end.

@@ -21,8 +21,16 @@ pub enum Fate {
 /// A job with random traits.
 pub fn job(id: JobId, random: &mut Random) -> Submission {
     let namespace = if random.chance(3) { "other" } else { "default" };
-    let on = if random.chance(4) { vec![Reason::NodeLost, Reason::RuntimeError] } else { Vec::new() };
-    let after = if id.0 > 1 && random.chance(6) { vec![JobId(id.0 - 1)] } else { Vec::new() };
+    let on = if random.chance(4) {
+        vec![Reason::NodeLost, Reason::RuntimeError]
+    } else {
+        Vec::new()
+    };
+    let after = if id.0 > 1 && random.chance(6) {
+        vec![JobId(id.0 - 1)]
+    } else {
+        Vec::new()
+    };
     Submission {
         id,
         namespace: namespace.parse().unwrap_or_else(|_| Namespace::default()),
@@ -45,7 +53,11 @@ pub fn fate(seed: u64, at: TaskRef) -> Fate {
     let task = mix(seed ^ mix(at.job.0) ^ mix(u64::from(at.task) << 20));
     let attempt = mix(task ^ u64::from(at.attempt));
     let long = task.is_multiple_of(11);
-    let run_ms = if long { 500 + attempt % 5_000 } else { 1 + attempt % 60 };
+    let run_ms = if long {
+        500 + attempt % 5_000
+    } else {
+        1 + attempt % 60
+    };
     if task.is_multiple_of(401) {
         return Fate::KillsAgent(run_ms);
     }

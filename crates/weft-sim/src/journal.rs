@@ -11,7 +11,7 @@ use crate::random::Random;
 #[derive(Clone, Debug)]
 pub enum Record {
     /// A job.
-    Job(Submission),
+    Job(Box<Submission>),
     /// A task that is final.
     Final(FinalTask),
     /// A failed attempt that is tried again.
@@ -44,12 +44,17 @@ pub struct Journal {
 
 impl Journal {
     /// Appends records. Answers whether there was room.
-    pub fn append(&mut self, records: impl IntoIterator<Item = Record>, waiter: Option<Waiter>) -> bool {
+    pub fn append(
+        &mut self,
+        records: impl IntoIterator<Item = Record>,
+        waiter: Option<Waiter>,
+    ) -> bool {
         if self.is_full {
             return false;
         }
         self.records.extend(records);
-        self.waiters.extend(waiter.map(|waiter| (self.records.len(), waiter)));
+        self.waiters
+            .extend(waiter.map(|waiter| (self.records.len(), waiter)));
         true
     }
 
@@ -69,7 +74,9 @@ impl Journal {
         let synced = self.synced;
         let (done, waiting) = self.waiters.drain(..).partition(|(len, _)| *len <= synced);
         self.waiters = waiting;
-        done.into_iter().map(|(_, waiter): (usize, Waiter)| waiter).collect()
+        done.into_iter()
+            .map(|(_, waiter): (usize, Waiter)| waiter)
+            .collect()
     }
 
     /// Power is lost: of what was not synced, a random part from its beginning is left.
@@ -93,7 +100,7 @@ impl Journal {
             match record {
                 Record::Job(submission) => {
                     let recovered = Recovered {
-                        submission: submission.clone(),
+                        submission: (**submission).clone(),
                         finals: Vec::new(),
                         failures: Vec::new(),
                         cancelled: None,

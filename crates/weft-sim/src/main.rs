@@ -65,7 +65,9 @@ fn replay(seed: u64) -> ExitCode {
 
 fn explore(arguments: &Arguments) -> ExitCode {
     let started = Instant::now();
-    let limit = arguments.minutes.map(|minutes| Duration::from_secs(minutes * 60));
+    let limit = arguments
+        .minutes
+        .map(|minutes| Duration::from_secs(minutes * 60));
     let (mut runs, mut steps, mut tasks) = (0u64, 0u64, 0u64);
     let options = Options::default();
     for seed in arguments.from.. {

@@ -112,7 +112,13 @@ impl Network {
     }
 
     /// When a message sent now arrives; `None` when it is lost.
-    pub fn send(&mut self, now_ms: u64, link: usize, way: Direction, random: &mut Random) -> Option<u64> {
+    pub fn send(
+        &mut self,
+        now_ms: u64,
+        link: usize,
+        way: Direction,
+        random: &mut Random,
+    ) -> Option<u64> {
         let delay_ms = if random.chance(50) {
             random.between(20, 1_500)
         } else {
@@ -152,7 +158,11 @@ impl Network {
 
     /// Breaks a session. What is under way is lost at once, or arrives for a while.
     pub fn cut(&mut self, now_ms: u64, link: usize, random: &mut Random) {
-        let late_ms = if random.chance(2) { random.between(0, 400) } else { 0 };
+        let late_ms = if random.chance(2) {
+            random.between(0, 400)
+        } else {
+            0
+        };
         let link = &mut self.links[link];
         if link.is_open {
             link.is_open = false;

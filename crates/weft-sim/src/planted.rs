@@ -22,7 +22,9 @@ thread_local! {
 /// Every bug.
 pub fn all() -> Vec<Bug> {
     let machines = machines::Bug::ALL.iter().map(|&bug| Bug::Machine(bug));
-    machines.chain([Bug::AcknowledgedBeforeDisk, Bug::VisibleBeforeDisk]).collect()
+    machines
+        .chain([Bug::AcknowledgedBeforeDisk, Bug::VisibleBeforeDisk])
+        .collect()
 }
 
 /// Switches one bug on in this thread, and every other off.

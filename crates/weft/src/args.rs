@@ -8,7 +8,12 @@ use weft_types::{Bytes, Millicores, NodeId, WorkloadName, parse_duration};
 
 /// One computer out of many: describe work once, it runs in the cheapest place that satisfies it.
 #[derive(Parser, Debug)]
-#[command(name = "weft", version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "weft",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 #[command(after_help = "Try it: weft run --op crc32c --each '/usr/share/common-licenses/*'")]
 pub struct Cli {
     #[command(flatten)]
@@ -30,7 +35,14 @@ pub struct Global {
     #[arg(short, long, global = true, env = "WEFT_NAMESPACE")]
     pub namespace: Option<weft_types::Namespace>,
     /// How results are written
-    #[arg(short, long, global = true, env = "WEFT_OUTPUT", value_enum, default_value = "table")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "WEFT_OUTPUT",
+        value_enum,
+        default_value = "table"
+    )]
     pub output: Format,
     /// Only results and errors
     #[arg(short, long, global = true)]
@@ -42,7 +54,13 @@ pub struct Global {
     #[arg(long, global = true, env = "WEFT_SERVER", value_name = "URL")]
     pub server: Option<String>,
     /// Bearer token of the API; for `agent`: the join token
-    #[arg(long, global = true, env = "WEFT_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    #[arg(
+        long,
+        global = true,
+        env = "WEFT_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN"
+    )]
     pub token: Option<String>,
     /// The cluster's CA certificate (PEM), with --server
     #[arg(long, global = true, env = "WEFT_CA", value_name = "FILE")]
@@ -441,8 +459,14 @@ mod tests {
 
     #[test]
     fn a_command_after_two_dashes_keeps_its_own_flags() {
-        let cli = Cli::try_parse_from(["weft", "run", "--each", "a", "b", "--", "wc", "-w", "{}"]).unwrap();
-        let Command::Run(run) = cli.command else { panic!("run") };
-        assert_eq!((run.each.len(), run.command), (2, vec!["wc".into(), "-w".into(), "{}".into()]));
+        let cli = Cli::try_parse_from(["weft", "run", "--each", "a", "b", "--", "wc", "-w", "{}"])
+            .unwrap();
+        let Command::Run(run) = cli.command else {
+            panic!("run")
+        };
+        assert_eq!(
+            (run.each.len(), run.command),
+            (2, vec!["wc".into(), "-w".into(), "{}".into()])
+        );
     }
 }

@@ -25,8 +25,13 @@ impl Cluster {
     /// When one of them does not start.
     pub async fn start(config: weft_server::Config, nodes: u32) -> Result<Self, Failed> {
         let data_dir = config.data_dir.clone();
-        let server = Server::start(config).await.map_err(|error| could_not("the server", &error))?;
-        let mut cluster = Self { server, agents: Vec::new() };
+        let server = Server::start(config)
+            .await
+            .map_err(|error| could_not("the server", &error))?;
+        let mut cluster = Self {
+            server,
+            agents: Vec::new(),
+        };
         if let Err(failed) = cluster.add_agents(&data_dir, nodes, None).await {
             cluster.shutdown().await;
             return Err(failed);
@@ -49,9 +54,17 @@ impl Cluster {
             cluster: Some("private".to_owned()),
             ..weft_server::Config::new(dir.path().to_path_buf())
         };
-        let server = Server::start(config).await.map_err(|error| could_not("the private server", &error))?;
-        let mut cluster = Self { server, agents: Vec::new() };
-        match cluster.add_agents(dir.path(), PRIVATE_NODES, Some(dir.path())).await {
+        let server = Server::start(config)
+            .await
+            .map_err(|error| could_not("the private server", &error))?;
+        let mut cluster = Self {
+            server,
+            agents: Vec::new(),
+        };
+        match cluster
+            .add_agents(dir.path(), PRIVATE_NODES, Some(dir.path()))
+            .await
+        {
             Ok(()) => Ok((cluster, dir)),
             Err(failed) => {
                 cluster.shutdown().await;
@@ -60,8 +73,17 @@ impl Cluster {
         }
     }
 
-    async fn add_agents(&mut self, data_dir: &Path, nodes: u32, cleanup: Option<&Path>) -> Result<(), Failed> {
-        let token = self.server.join_token(nodes.max(1)).await.map_err(|error| could_not("a join token", &error))?;
+    async fn add_agents(
+        &mut self,
+        data_dir: &Path,
+        nodes: u32,
+        cleanup: Option<&Path>,
+    ) -> Result<(), Failed> {
+        let token = self
+            .server
+            .join_token(nodes.max(1))
+            .await
+            .map_err(|error| could_not("a join token", &error))?;
         let starts = (1..=nodes).map(|number| {
             let id: Result<NodeId, String> = format!("node-{number}").parse();
             let token = token.clone();
@@ -75,7 +97,9 @@ impl Cluster {
                     cleanup_dir: cleanup.map(Path::to_path_buf),
                     ..weft_agent::Config::new(dir)
                 };
-                Agent::start(config).await.map_err(|error| could_not("an agent", &error))
+                Agent::start(config)
+                    .await
+                    .map_err(|error| could_not("an agent", &error))
             }
         });
         for started in futures::future::join_all(starts).await {

@@ -45,7 +45,10 @@ pub struct ServerSettings {
 
 /// The path of the config file: the flag's, or the one of the XDG base directory specification.
 pub fn path(flag: Option<&Path>) -> PathBuf {
-    flag.map_or_else(|| xdg("XDG_CONFIG_HOME", ".config").join("weft/config.toml"), Path::to_path_buf)
+    flag.map_or_else(
+        || xdg("XDG_CONFIG_HOME", ".config").join("weft/config.toml"),
+        Path::to_path_buf,
+    )
 }
 
 /// Where a server keeps its data unless told otherwise.
@@ -61,7 +64,9 @@ pub fn default_agent_dir() -> PathBuf {
 fn xdg(variable: &str, beneath_home: &str) -> PathBuf {
     match std::env::var_os(variable).filter(|value| !value.is_empty()) {
         Some(dir) => PathBuf::from(dir),
-        None => PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/".into())).join(beneath_home),
+        None => {
+            PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/".into())).join(beneath_home)
+        }
     }
 }
 
@@ -73,19 +78,32 @@ pub fn load(flag: Option<&Path>) -> Result<ConfigFile, Failed> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && flag.is_none() => {
             return Ok(ConfigFile::default());
         }
-        Err(error) => return Err(Failed::usage(format!("config file {}: {error}", path.display()))),
+        Err(error) => {
+            return Err(Failed::usage(format!(
+                "config file {}: {error}",
+                path.display()
+            )));
+        }
     };
     toml::from_str(&text).map_err(|error| {
-        Failed::usage(format!("config file {}: {}", path.display(), error.to_string().trim_end()))
+        Failed::usage(format!(
+            "config file {}: {}",
+            path.display(),
+            error.to_string().trim_end()
+        ))
     })
 }
 
 /// Writes the config file, readable by its owner only: it may hold a token.
 pub fn save(flag: Option<&Path>, config: &ConfigFile) -> Result<(), Failed> {
     let path = path(flag);
-    let text = toml::to_string_pretty(config).map_err(|error| Failed::internal(error.to_string()))?;
+    let text =
+        toml::to_string_pretty(config).map_err(|error| Failed::internal(error.to_string()))?;
     let failed = |error: &dyn std::fmt::Display| {
-        Failed::internal(format!("the config file {} cannot be written: {error}", path.display()))
+        Failed::internal(format!(
+            "the config file {} cannot be written: {error}",
+            path.display()
+        ))
     };
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(|error| failed(&error))?;

@@ -40,18 +40,30 @@ pub enum Source {
 /// The cluster that flags, environment and files choose; `None` when nothing does.
 pub fn choose(global: &Global, config: &ConfigFile) -> Result<Option<Chosen>, Failed> {
     if global.server.is_some() {
-        return Ok(Some(Chosen { source: Source::Address, origin: "--server or WEFT_SERVER".to_owned() }));
+        return Ok(Some(Chosen {
+            source: Source::Address,
+            origin: "--server or WEFT_SERVER".to_owned(),
+        }));
     }
     if let Some(name) = &global.context {
         let source = named(name, config)?;
-        return Ok(Some(Chosen { source, origin: "--context or WEFT_CONTEXT".to_owned() }));
+        return Ok(Some(Chosen {
+            source,
+            origin: "--context or WEFT_CONTEXT".to_owned(),
+        }));
     }
     if let Some(name) = &config.current {
         let source = named(name, config)?;
-        return Ok(Some(Chosen { source, origin: config::path(global.config.as_deref()).display().to_string() }));
+        return Ok(Some(Chosen {
+            source,
+            origin: config::path(global.config.as_deref()).display().to_string(),
+        }));
     }
     let file = config::default_data_dir().join("admin.json");
-    Ok(runs(&file).then(|| Chosen { origin: file.display().to_string(), source: Source::File(file) }))
+    Ok(runs(&file).then(|| Chosen {
+        origin: file.display().to_string(),
+        source: Source::File(file),
+    }))
 }
 
 fn named(name: &str, config: &ConfigFile) -> Result<Source, Failed> {
@@ -71,12 +83,21 @@ fn named(name: &str, config: &ConfigFile) -> Result<Source, Failed> {
 
 /// Whether the server that wrote an `admin.json` listens.
 fn runs(file: &Path) -> bool {
-    let admin: Option<AdminFile> = std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let admin: Option<AdminFile> = std::fs::read(file)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let address = admin.and_then(|admin| {
-        let authority = admin.server.split("://").nth(1)?.trim_end_matches('/').to_owned();
+        let authority = admin
+            .server
+            .split("://")
+            .nth(1)?
+            .trim_end_matches('/')
+            .to_owned();
         authority.parse().ok()
     });
-    address.is_some_and(|address| std::net::TcpStream::connect_timeout(&address, PROBE_TIMEOUT).is_ok())
+    address.is_some_and(|address| {
+        std::net::TcpStream::connect_timeout(&address, PROBE_TIMEOUT).is_ok()
+    })
 }
 
 /// The endpoint of a chosen cluster.
@@ -84,7 +105,11 @@ pub fn endpoint(global: &Global, source: &Source) -> Result<Endpoint, Failed> {
     let mut endpoint = match source {
         Source::Address => {
             let server = global.server.clone().unwrap_or_default();
-            let server = if server.contains("://") { server } else { format!("https://{server}") };
+            let server = if server.contains("://") {
+                server
+            } else {
+                format!("https://{server}")
+            };
             Endpoint::with_token(server, global.ca.as_deref(), None)
         }
         Source::File(path) => Endpoint::from_admin_file(path),
@@ -95,8 +120,11 @@ pub fn endpoint(global: &Global, source: &Source) -> Result<Endpoint, Failed> {
         endpoint.token.clone_from(&global.token);
     }
     if endpoint.server.starts_with("https://") && endpoint.tls.is_none() {
-        return Err(Failed::usage("an https server needs its CA certificate")
-            .with_next("pass --ca FILE, or add the cluster with `weft context add NAME ADMIN_JSON`"));
+        return Err(
+            Failed::usage("an https server needs its CA certificate").with_next(
+                "pass --ca FILE, or add the cluster with `weft context add NAME ADMIN_JSON`",
+            ),
+        );
     }
     Ok(endpoint)
 }
@@ -111,7 +139,9 @@ pub fn client(global: &Global) -> Result<Client, Failed> {
             weft_types::Reason::NetworkError,
             "no cluster is configured and none runs on this machine",
         )
-        .with_next("start one with `weft up`, or add one with `weft context add NAME ADMIN_JSON`"));
+        .with_next(
+            "start one with `weft up`, or add one with `weft context add NAME ADMIN_JSON`",
+        ));
     };
     Ok(Client::new(&endpoint(global, &chosen.source)?)?)
 }

@@ -52,7 +52,10 @@ impl Failed {
 
     /// Any failure.
     pub fn new(code: u8, kind: &str, reason: Reason, detail: impl Into<String>) -> Self {
-        Self { code, problem: Box::new(Problem::new(400, kind, reason, detail)) }
+        Self {
+            code,
+            problem: Box::new(Problem::new(400, kind, reason, detail)),
+        }
     }
 
     /// With the next step to suggest.
@@ -79,15 +82,23 @@ impl Failed {
 
 impl From<FieldError> for Failed {
     fn from(error: FieldError) -> Self {
-        Self { code: USAGE, problem: Box::new(Problem::invalid(error)) }
+        Self {
+            code: USAGE,
+            problem: Box::new(Problem::invalid(error)),
+        }
     }
 }
 
 impl From<weft_client::Error> for Failed {
     fn from(error: weft_client::Error) -> Self {
         if error.is_unreachable() {
-            return Self::new(UNREACHABLE, "unreachable", Reason::NetworkError, error.to_string())
-                .with_next("start one with `weft up`, or choose another with `weft context use`");
+            return Self::new(
+                UNREACHABLE,
+                "unreachable",
+                Reason::NetworkError,
+                error.to_string(),
+            )
+            .with_next("start one with `weft up`, or choose another with `weft context use`");
         }
         match error {
             weft_client::Error::Refused(problem) => {

@@ -31,7 +31,8 @@ pub fn expand(globs: &[String]) -> Result<Vec<PathBuf>, Failed> {
         let paths = glob::glob(pattern)
             .map_err(|error| Failed::usage(format!("--each {pattern:?}: {error}")))?;
         for path in paths {
-            let path = path.map_err(|error| Failed::usage(format!("--each {pattern:?}: {error}")))?;
+            let path =
+                path.map_err(|error| Failed::usage(format!("--each {pattern:?}: {error}")))?;
             if path.is_file() {
                 push(&mut files, &mut seen, path)?;
             }
@@ -53,7 +54,9 @@ fn push(
         files.push(path);
     }
     if files.len() > MAX_FILES {
-        return Err(Failed::usage(format!("--each: more than {MAX_FILES} files")));
+        return Err(Failed::usage(format!(
+            "--each: more than {MAX_FILES} files"
+        )));
     }
     Ok(())
 }
@@ -74,12 +77,22 @@ pub async fn upload(client: &Client, files: &[PathBuf]) -> Result<Vec<TaskSpec>,
     while let Some(done) = uploads.next().await {
         done?;
     }
-    Ok(files.iter().zip(hashes).map(|(path, hash)| task_of(path, hash)).collect())
+    Ok(files
+        .iter()
+        .zip(hashes)
+        .map(|(path, hash)| task_of(path, hash))
+        .collect())
 }
 
 fn task_of(path: &Path, hash: BlobHash) -> TaskSpec {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
-    TaskSpec { blob: Some(hash), file: name, ..TaskSpec::default() }
+    let name = path
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
+    TaskSpec {
+        blob: Some(hash),
+        file: name,
+        ..TaskSpec::default()
+    }
 }
 
 /// Uploads one file and says under which hash.
@@ -88,7 +101,10 @@ fn task_of(path: &Path, hash: BlobHash) -> TaskSpec {
 /// When it cannot be read or the server refuses it.
 pub async fn upload_file(client: &Client, path: &Path) -> Result<BlobHash, Failed> {
     let hashes = hash_all(vec![path.to_path_buf()]).await?;
-    let hash = hashes.first().copied().ok_or_else(|| Failed::internal("no hash"))?;
+    let hash = hashes
+        .first()
+        .copied()
+        .ok_or_else(|| Failed::internal("no hash"))?;
     upload_one(client, hash, path).await?;
     Ok(hash)
 }
@@ -106,13 +122,16 @@ async fn hash_all(files: Vec<PathBuf>) -> Result<Vec<BlobHash>, Failed> {
             .iter()
             .map(|path| {
                 let mut hasher = blake3::Hasher::new();
-                let hashed = std::fs::File::open(path).and_then(|file| hasher.update_reader(file).map(drop));
+                let hashed =
+                    std::fs::File::open(path).and_then(|file| hasher.update_reader(file).map(drop));
                 hashed.map_err(|error| Failed::usage(format!("{}: {error}", path.display())))?;
                 Ok(BlobHash(*hasher.finalize().as_bytes()))
             })
             .collect()
     };
-    tokio::task::spawn_blocking(hash_files).await.map_err(|error| Failed::internal(error.to_string()))?
+    tokio::task::spawn_blocking(hash_files)
+        .await
+        .map_err(|error| Failed::internal(error.to_string()))?
 }
 
 #[cfg(test)]
@@ -128,12 +147,18 @@ mod tests {
         let star = format!("{}/*", dir.path().display());
         let plain = format!("{}/a[1]", dir.path().display());
         let files = expand(&[star, plain]).unwrap();
-        let names: Vec<_> = files.iter().map(|f| f.file_name().unwrap().to_str().unwrap()).collect();
+        let names: Vec<_> = files
+            .iter()
+            .map(|f| f.file_name().unwrap().to_str().unwrap())
+            .collect();
         assert_eq!(names, ["a[1]", "b"]);
     }
 
     #[test]
     fn a_glob_without_a_file_is_an_error() {
-        assert_eq!(expand(&["/nonexistent/*".to_owned()]).unwrap_err().code, crate::exit::USAGE);
+        assert_eq!(
+            expand(&["/nonexistent/*".to_owned()]).unwrap_err().code,
+            crate::exit::USAGE
+        );
     }
 }

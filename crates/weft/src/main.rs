@@ -25,8 +25,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // Before anything else: the spawner must stay small and single-threaded.
-    if weft_sandbox::spawner::run_if_asked() {
-        return ExitCode::SUCCESS;
+    let mut args = std::env::args().skip(1);
+    if args.next().as_deref() == Some(weft_sandbox::spawner::ARGUMENT) {
+        let socket = args.next().and_then(|fd| fd.parse().ok()).unwrap_or(-1);
+        weft_sandbox::spawner::main(socket);
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -34,9 +36,14 @@ fn main() -> ExitCode {
     };
     init_logging(cli.global.quiet);
     let output = output::Output::new(&cli.global);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
-        Err(error) => return exit::report(&Failed::internal(format!("no threads: {error}")), &output),
+        Err(error) => {
+            return exit::report(&Failed::internal(format!("no threads: {error}")), &output);
+        }
     };
     let result = runtime.block_on(cmd::dispatch(cli, &output));
     // A blocking read of standard input must not keep the process alive.

@@ -57,7 +57,9 @@ impl Output {
                     return Ok(());
                 }
                 let mut table = Table::new();
-                table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+                table
+                    .load_preset(NOTHING)
+                    .set_content_arrangement(ContentArrangement::Disabled);
                 table.set_header(columns.to_vec());
                 for item in items {
                     table.add_row(row(item));
@@ -68,14 +70,26 @@ impl Output {
     }
 
     /// One value: its fields for people.
-    pub fn one<T: Serialize>(&self, item: &T, fields: &[(&str, String)], name: &str) -> Result<(), Failed> {
+    pub fn one<T: Serialize>(
+        &self,
+        item: &T,
+        fields: &[(&str, String)],
+        name: &str,
+    ) -> Result<(), Failed> {
         match self.format {
             Format::Json | Format::Yaml => self.value(item),
             Format::Name => self.line(name),
             Format::Table | Format::Wide => {
-                let width = fields.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+                let width = fields
+                    .iter()
+                    .map(|(label, _)| label.len())
+                    .max()
+                    .unwrap_or(0);
                 for (label, text) in fields.iter().filter(|(_, text)| !text.is_empty()) {
-                    self.line(&format!("{label:width$}  {}", text.replace('\n', &format!("\n{:width$}  ", ""))))?;
+                    self.line(&format!(
+                        "{label:width$}  {}",
+                        text.replace('\n', &format!("\n{:width$}  ", ""))
+                    ))?;
                 }
                 Ok(())
             }
@@ -85,8 +99,12 @@ impl Output {
     /// A value for programs.
     pub fn value<T: Serialize>(&self, value: &T) -> Result<(), Failed> {
         let text = match self.format {
-            Format::Yaml => serde_yaml_ng::to_string(value).map_err(|e| Failed::internal(e.to_string()))?,
-            _ => serde_json::to_string_pretty(value).map_err(|e| Failed::internal(e.to_string()))?,
+            Format::Yaml => {
+                serde_yaml_ng::to_string(value).map_err(|e| Failed::internal(e.to_string()))?
+            }
+            _ => {
+                serde_json::to_string_pretty(value).map_err(|e| Failed::internal(e.to_string()))?
+            }
         };
         self.line(text.trim_end())
     }
@@ -95,7 +113,8 @@ impl Output {
     pub fn stream_value<T: Serialize>(&self, value: &T) -> Result<(), Failed> {
         let text = match self.format {
             Format::Yaml => {
-                let text = serde_yaml_ng::to_string(value).map_err(|e| Failed::internal(e.to_string()))?;
+                let text =
+                    serde_yaml_ng::to_string(value).map_err(|e| Failed::internal(e.to_string()))?;
                 format!("---\n{}", text.trim_end())
             }
             _ => serde_json::to_string(value).map_err(|e| Failed::internal(e.to_string()))?,
@@ -112,7 +131,10 @@ impl Output {
     /// Bytes of data as they are.
     pub fn bytes(&self, bytes: &[u8]) -> Result<(), Failed> {
         let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(broken_output)
+        stdout
+            .write_all(bytes)
+            .and_then(|()| stdout.flush())
+            .map_err(broken_output)
     }
 
     /// Something a person may want to know; not said with `--quiet`.
@@ -130,7 +152,11 @@ impl Output {
     /// A failure of the command.
     pub fn problem(&self, problem: &Problem) {
         let mut text = format!("{} {}", self.paint("31", "error:"), problem.detail);
-        for field in problem.errors.iter().filter(|field| !problem.detail.contains(&field.message)) {
+        for field in problem
+            .errors
+            .iter()
+            .filter(|field| !problem.detail.contains(&field.message))
+        {
             text.push_str(&format!("\n  {}: {}", field.path, field.message));
         }
         if let Some(next) = &problem.next {
@@ -147,7 +173,11 @@ impl Output {
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 }
 
@@ -160,5 +190,8 @@ fn broken_output(error: io::Error) -> Failed {
 }
 
 fn trim_lines(text: &str) -> String {
-    text.lines().map(|line| line.trim_end().strip_prefix(' ').unwrap_or(line.trim_end())).collect::<Vec<_>>().join("\n")
+    text.lines()
+        .map(|line| line.trim_end().strip_prefix(' ').unwrap_or(line.trim_end()))
+        .collect::<Vec<_>>()
+        .join("\n")
 }

@@ -19,9 +19,14 @@ impl Progress {
     /// A bar for this many tasks; one task needs none.
     pub fn new(total: u64, output: &Output) -> Self {
         if total < 2 || !output.is_interactive() {
-            return Self { bar: ProgressBar::hidden() };
+            return Self {
+                bar: ProgressBar::hidden(),
+            };
         }
-        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(REFRESH_HZ));
+        let bar = ProgressBar::with_draw_target(
+            Some(total),
+            ProgressDrawTarget::stderr_with_hz(REFRESH_HZ),
+        );
         let template = "{bar:30} {human_pos}/{human_len} tasks  {per_sec}  {elapsed} elapsed, {eta} left  {msg}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("━╸ "));
@@ -40,7 +45,11 @@ impl Progress {
         self.bar.set_length(tasks.total);
         self.bar.set_position(tasks.finished());
         let bad = tasks.failed + tasks.dead;
-        self.bar.set_message(if bad > 0 { format!("{bad} failed") } else { String::new() });
+        self.bar.set_message(if bad > 0 {
+            format!("{bad} failed")
+        } else {
+            String::new()
+        });
     }
 
     /// Writes lines while the bar makes room for them.

@@ -89,7 +89,11 @@ impl Machine {
         let up = self.nodes.up().max(1) as u32;
         let chunk = (ready / (2 * up)).max(1);
         let probing = node.breaker.state() != breaker::State::Closed;
-        let most = if probing { 1 } else { self.config.max_batch_tasks };
+        let most = if probing {
+            1
+        } else {
+            self.config.max_batch_tasks
+        };
         let units = chunk
             .min(self.room_on(chosen, class))
             .min(node.room())
@@ -148,21 +152,26 @@ impl Machine {
         None
     }
 
-    /// How many tasks a node lacks; none while it has three quarters of what it should have, so
-    /// that work goes out in batches.
+    /// How many tasks of a class a node lacks; none while it has three quarters of what it should
+    /// have, so that work goes out in batches. Only where the class runs already: elsewhere it
+    /// would wait for work of unknown length.
     fn wanted(&self, slot: u16, class: ClassId, per_slot: u32) -> u32 {
         let Some(node) = self.nodes.get(slot) else {
             return 0;
         };
         if node.breaker.state() != breaker::State::Closed
             || !matches!(node.availability, Availability::Open)
-            || node.room() == 0
         {
             return 0;
         }
-        let slots = self.index.slots(candidate(slot), class);
-        let target = slots.saturating_mul(per_slot).min(node.max_held / 2);
-        let lacking = target.saturating_sub(node.held - node.reserved());
+        let Some(load) = node.loads.iter().find(|load| load.class == class) else {
+            return 0;
+        };
+        let target = load
+            .reserved
+            .saturating_mul(per_slot)
+            .min(node.max_held / 2);
+        let lacking = target.saturating_sub(load.held - load.reserved);
         if lacking * 4 < target {
             return 0;
         }
@@ -178,7 +187,8 @@ impl Machine {
         reserved: u32,
         out: &mut Vec<Output>,
     ) -> u32 {
-        let (Some(job), Some(node)) = (self.jobs.at_mut(slot), self.nodes.get_mut(node_slot)) else {
+        let (Some(job), Some(node)) = (self.jobs.at_mut(slot), self.nodes.get_mut(node_slot))
+        else {
             return 0;
         };
         let mut given = 0;

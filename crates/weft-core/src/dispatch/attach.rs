@@ -42,13 +42,19 @@ impl Machine {
             });
             return;
         };
-        if self.nodes.get(slot).is_some_and(|node| node.epoch >= Some(epoch)) {
+        if self
+            .nodes
+            .get(slot)
+            .is_some_and(|node| node.epoch >= Some(epoch))
+        {
             return;
         }
         let before = self.held_by(slot);
         self.open(slot, session);
-        let claims: BTreeMap<(JobId, u32), u32> =
-            held.iter().map(|at| ((at.job, at.task), at.attempt)).collect();
+        let claims: BTreeMap<(JobId, u32), u32> = held
+            .iter()
+            .map(|at| ((at.job, at.task), at.attempt))
+            .collect();
         let lost: Vec<Lost> = before
             .into_iter()
             .filter(|(_, at)| claims.get(&(at.job, at.task)) != Some(&at.attempt))
@@ -86,7 +92,7 @@ impl Machine {
         node.clear(slot, &mut self.index);
         node.epoch = Some(session.epoch);
         node.max_held = session.max_held;
-        node.availability = session.candidate.state.clone();
+        node.availability = session.candidate.state;
         self.index.upsert(candidate(slot), session.candidate);
     }
 
@@ -147,7 +153,7 @@ impl Machine {
         if node.epoch.is_none() {
             return;
         }
-        node.availability = changed.state.clone();
+        node.availability = changed.state;
         self.index.upsert(candidate(slot), changed);
         node.promote(slot, &mut self.index);
         self.index

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Machine;
+use super::node::candidate;
 use super::table::Phase;
 
 impl Machine {
@@ -22,18 +23,39 @@ impl Machine {
                 phases[cell.phase() as usize] += 1;
                 if cell.phase().is_held() {
                     let node = cell.node();
-                    let node = node.unwrap_or_else(|| panic!("{}/{task} is held by nobody", job.id));
+                    let node =
+                        node.unwrap_or_else(|| panic!("{}/{task} is held by nobody", job.id));
                     *held.entry((node, slot)).or_default() += 1;
-                    assert!(cell.attempt() > 0, "{}/{task} is held without an attempt", job.id);
+                    assert!(
+                        cell.attempt() > 0,
+                        "{}/{task} is held without an attempt",
+                        job.id
+                    );
                 }
             }
             recording += phases[Phase::Recording as usize];
-            assert!(job.phases_are(&phases), "the counts of {} are not its tasks", job.id);
-            assert_eq!(job.in_lane, job.can_run(), "{} is in the wrong lane", job.id);
+            assert!(
+                job.phases_are(&phases),
+                "the counts of {} are not its tasks",
+                job.id
+            );
+            assert_eq!(
+                job.in_lane,
+                job.can_run(),
+                "{} is in the wrong lane",
+                job.id
+            );
         }
         assert_eq!(tasks, self.jobs.tasks(), "the number of tasks");
-        let written: usize = self.recording.values().map(|batch| batch.entries.len()).sum();
-        assert!(recording <= written as u64, "a task is being written that no batch has");
+        let written: usize = self
+            .recording
+            .values()
+            .map(|batch| batch.entries.len())
+            .sum();
+        assert!(
+            recording <= written as u64,
+            "a task is being written that no batch has"
+        );
         self.check_nodes(&held);
     }
 
@@ -43,16 +65,51 @@ impl Machine {
             let by_class: u32 = node.loads.iter().map(|load| load.held).sum();
             assert_eq!(by_job, node.held, "{} by job", node.id);
             assert_eq!(by_class, node.held, "{} by class", node.id);
-            assert!(node.epoch.is_some() || node.held == 0, "{} is down and holds", node.id);
+            assert!(
+                node.epoch.is_some() || node.held == 0,
+                "{} is down and holds",
+                node.id
+            );
             for load in &node.loads {
-                assert!(load.reserved <= load.held, "{} reserves more than it holds", node.id);
+                assert!(
+                    load.reserved <= load.held,
+                    "{} reserves more than it holds",
+                    node.id
+                );
             }
             for (&job, &count) in &node.jobs {
                 assert_eq!(held.get(&(slot, job)), Some(&count), "{} of {job}", node.id);
             }
         }
+        self.check_reservations();
         let total: u32 = held.values().sum();
         let by_node: u32 = self.nodes.iter().map(|(_, node)| node.held).sum();
         assert_eq!(total, by_node, "tasks held");
+    }
+
+    /// What the index counts as taken is what nodes have reserved.
+    fn check_reservations(&self) {
+        for (slot, node) in self.nodes.iter().filter(|(_, node)| !node.removed) {
+            let at = candidate(slot);
+            let (Some(known), Some(free)) = (self.index.candidate(at), self.index.free(at)) else {
+                continue;
+            };
+            let reserved: u64 = node
+                .loads
+                .iter()
+                .map(|load| {
+                    let unit = &self.index.request(load.class).resources;
+                    u64::from(load.reserved) * unit.cpu.0
+                })
+                .sum();
+            // A node that came back smaller than what it runs has nothing free.
+            let capacity = known.capacity.cpu.0;
+            let taken = capacity - free.cpu.0;
+            assert!(
+                taken == reserved || (free.cpu.0 == 0 && reserved >= capacity),
+                "{} has {taken} millicores taken and {reserved} reserved",
+                node.id
+            );
+        }
     }
 }

@@ -66,10 +66,22 @@ impl Waiting {
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let waiting = self.queued + self.delayed;
-        write!(f, "{waiting} {} ", if waiting == 1 { "task waits:" } else { "tasks wait:" })?;
+        write!(
+            f,
+            "{waiting} {} ",
+            if waiting == 1 {
+                "task waits:"
+            } else {
+                "tasks wait:"
+            }
+        )?;
         match &self.why {
             Why::Reattaching { missing } => {
-                write!(f, "the server restarted, and {} may still run some of them", names(missing))
+                write!(
+                    f,
+                    "the server restarted, and {} may still run some of them",
+                    names(missing)
+                )
             }
             Why::After { jobs: 1 } => f.write_str("another job must succeed first"),
             Why::After { jobs } => write!(f, "{jobs} other jobs must succeed first"),
@@ -86,7 +98,11 @@ impl fmt::Display for Waiting {
 const MAX_NAMED_NODES: usize = 3;
 
 fn names(nodes: &[NodeId]) -> String {
-    let named: Vec<&str> = nodes.iter().take(MAX_NAMED_NODES).map(NodeId::as_str).collect();
+    let named: Vec<&str> = nodes
+        .iter()
+        .take(MAX_NAMED_NODES)
+        .map(NodeId::as_str)
+        .collect();
     match nodes.len().saturating_sub(MAX_NAMED_NODES) {
         0 => named.join(", "),
         rest => format!("{} and {rest} more", named.join(", ")),
@@ -113,7 +129,10 @@ impl Machine {
 
     fn why(&self, job: &Job) -> (Why, Option<Explanation>) {
         if job.on_hold {
-            let missing = self.reattachment.iter().flat_map(|waiting| waiting.missing());
+            let missing = self
+                .reattachment
+                .iter()
+                .flat_map(|waiting| waiting.missing());
             let missing = missing.cloned().collect();
             return (Why::Reattaching { missing }, None);
         }

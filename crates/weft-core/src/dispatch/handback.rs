@@ -66,8 +66,8 @@ impl Machine {
             && let Some(first) = tasks.first()
         {
             let failed = self.nodes.get_mut(node_slot);
-            let changed = failed
-                .is_some_and(|node| node.breaker.failed(now, reason, first.job.0, false));
+            let changed =
+                failed.is_some_and(|node| node.breaker.failed(now, reason, first.job.0, false));
             self.sync_breaker(node_slot, changed, out);
         } else {
             self.sync_breaker(node_slot, false, out);
@@ -79,14 +79,14 @@ impl Machine {
     pub(super) fn holder_of(&self, node: u16, at: TaskRef) -> Option<u32> {
         let slot = self.jobs.slot(at.job)?;
         let cell = self.jobs.at(slot)?.table.get(at.task)?;
-        let holds = cell.phase().is_held()
-            && cell.node() == Some(node)
-            && cell.attempt() == at.attempt;
+        let holds =
+            cell.phase().is_held() && cell.node() == Some(node) && cell.attempt() == at.attempt;
         holds.then_some(slot)
     }
 
     fn give_back(&mut self, node_slot: u16, slot: u32, at: TaskRef) {
-        let (Some(job), Some(node)) = (self.jobs.at_mut(slot), self.nodes.get_mut(node_slot)) else {
+        let (Some(job), Some(node)) = (self.jobs.at_mut(slot), self.nodes.get_mut(node_slot))
+        else {
             return;
         };
         node.let_go(node_slot, slot, job.class, &mut self.index);

@@ -130,7 +130,11 @@ impl Job {
     pub(super) fn state(&self) -> JobState {
         if !self.is_over() {
             let begun = self.started || self.finished() > 0;
-            return if begun { JobState::Running } else { JobState::Queued };
+            return if begun {
+                JobState::Running
+            } else {
+                JobState::Queued
+            };
         }
         if self.cancelled.is_some() || self.count(Phase::Cancelled) > 0 {
             JobState::Cancelled

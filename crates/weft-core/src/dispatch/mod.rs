@@ -179,7 +179,9 @@ impl Machine {
             } => self.on_handback(now, &node, epoch, &tasks, reason, out),
             Input::Recorded { batch } => self.on_recorded(batch, out),
             Input::RecordFailed { batch } => self.on_record_failed(batch, out),
-            Input::Cancel { job, tasks, reason } => self.on_cancel(job, tasks.as_deref(), reason, out),
+            Input::Cancel { job, tasks, reason } => {
+                self.on_cancel(job, tasks.as_deref(), reason, out)
+            }
             Input::Requeue { job, tasks } => self.on_requeue(job, tasks.as_deref()),
             Input::Forget { job } => self.on_forget(job),
             Input::Weight { namespace, weight } => self.fair.set_weight(&namespace, weight),

@@ -149,7 +149,7 @@ impl Node {
 
     /// Whether it takes work, its breaker considered.
     pub(super) fn effective(&self) -> Availability {
-        match (&self.availability, self.breaker.state()) {
+        match (self.availability, self.breaker.state()) {
             (Availability::Open, breaker::State::Open) => {
                 Availability::Closed(ClosedReason::BreakerOpen)
             }
@@ -157,7 +157,7 @@ impl Node {
             (Availability::Open, breaker::State::HalfOpen) if self.held > 0 => {
                 Availability::Closed(ClosedReason::BreakerOpen)
             }
-            (availability, _) => availability.clone(),
+            (availability, _) => availability,
         }
     }
 }
@@ -232,6 +232,9 @@ impl Nodes {
 
     /// How many are up.
     pub(super) fn up(&self) -> usize {
-        self.slots.iter().filter(|node| node.epoch.is_some()).count()
+        self.slots
+            .iter()
+            .filter(|node| node.epoch.is_some())
+            .count()
     }
 }

@@ -136,13 +136,7 @@ impl Machine {
     }
 
     /// The attempt is over for its node: capacity, breaker and mean times.
-    fn free(
-        &mut self,
-        reporter: Reporter,
-        slot: u32,
-        result: &TaskResult,
-        out: &mut Vec<Output>,
-    ) {
+    fn free(&mut self, reporter: Reporter, slot: u32, result: &TaskResult, out: &mut Vec<Output>) {
         let Some(job) = self.jobs.at_mut(slot) else {
             return;
         };
@@ -231,11 +225,7 @@ impl Machine {
         }
     }
 
-    pub(super) fn begin(
-        &mut self,
-        node: Option<(u16, Epoch)>,
-        entries: Vec<Entry>,
-    ) -> BatchId {
+    pub(super) fn begin(&mut self, node: Option<(u16, Epoch)>, entries: Vec<Entry>) -> BatchId {
         let batch = BatchId(self.next_batch);
         self.next_batch += 1;
         if let Some((slot, _)) = node

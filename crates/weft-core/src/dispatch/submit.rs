@@ -4,12 +4,12 @@ use weft_types::{JobId, JobState, Reason};
 
 use crate::{Error, Monotonic, retry};
 
+use super::Machine;
 use super::fair::Place;
 use super::job::Job;
 use super::table::Phase;
 use super::timers::Timer;
 use super::vocabulary::{Output, Submission};
-use super::Machine;
 
 /// When a client that was refused may try again, in milliseconds.
 const RETRY_AFTER_MS: u64 = 1_000;
@@ -24,7 +24,8 @@ impl Machine {
     pub fn admit(&mut self, tasks: u64) -> Result<(), Error> {
         let jobs_now = self.jobs.len() as u64 + self.promised_jobs;
         let tasks_now = self.jobs.tasks() + self.promised_tasks;
-        if jobs_now >= self.config.max_jobs || tasks_now.saturating_add(tasks) > self.config.max_tasks
+        if jobs_now >= self.config.max_jobs
+            || tasks_now.saturating_add(tasks) > self.config.max_tasks
         {
             return Err(Error::Full {
                 tasks: tasks_now,

@@ -90,10 +90,19 @@ struct Field {
 const PHASE: Field = Field { shift: 0, bits: 4 };
 const SPENT: Field = Field { shift: 4, bits: 1 };
 const REASON: Field = Field { shift: 5, bits: 5 };
-const FAILURES: Field = Field { shift: 10, bits: 10 };
+const FAILURES: Field = Field {
+    shift: 10,
+    bits: 10,
+};
 const MOVES: Field = Field { shift: 20, bits: 6 };
-const ATTEMPT: Field = Field { shift: 26, bits: 19 };
-const NODE: Field = Field { shift: 45, bits: 16 };
+const ATTEMPT: Field = Field {
+    shift: 26,
+    bits: 19,
+};
+const NODE: Field = Field {
+    shift: 45,
+    bits: 16,
+};
 
 /// One task: phase, attempt, failures, moves, node and reason in 64 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,9 +1,7 @@
 //! What goes into the machine and what comes out of it.
 
 use weft_placement::{Availability, Candidate, Request};
-use weft_types::{
-    JobId, JobState, Namespace, NodeId, Reason, RetryPolicy, TaskCounts, TaskState,
-};
+use weft_types::{JobId, JobState, Namespace, NodeId, Reason, RetryPolicy, TaskCounts, TaskState};
 
 use crate::breaker;
 use crate::{Epoch, Monotonic};

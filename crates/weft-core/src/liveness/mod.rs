@@ -285,7 +285,9 @@ impl Machine {
 
     /// Milliseconds since a node was heard; `None` when it is unknown.
     pub fn silent_ms(&self, now: Monotonic, node: &NodeId) -> Option<u64> {
-        self.nodes.get(node).map(|lease| now.since_ms(lease.renewed))
+        self.nodes
+            .get(node)
+            .map(|lease| now.since_ms(lease.renewed))
     }
 
     /// Whether a node may act under this epoch.

@@ -39,11 +39,24 @@ fn a_silent_node_is_suspect_at_two_thirds_and_lost_at_the_ttl() {
     assert!(run(&mut machine, 0, 1_900).is_empty());
     let suspect = run(&mut machine, 2_000, 2_900);
     assert!(
-        matches!(&suspect[..], [Output::StateChanged { to: NodeState::Suspect, cause: Cause::Silent, .. }]),
+        matches!(
+            &suspect[..],
+            [Output::StateChanged {
+                to: NodeState::Suspect,
+                cause: Cause::Silent,
+                ..
+            }]
+        ),
         "{suspect:?}"
     );
     let lost = run(&mut machine, 3_000, 3_000);
-    assert!(lost.contains(&Output::LeaseLost { node: node.clone(), epoch }), "{lost:?}");
+    assert!(
+        lost.contains(&Output::LeaseLost {
+            node: node.clone(),
+            epoch
+        }),
+        "{lost:?}"
+    );
     assert!(!machine.is_live(&node, epoch));
 }
 
@@ -63,7 +76,11 @@ fn a_suspect_node_that_is_heard_is_healthy_again() {
     let out = heartbeat(&mut machine, 2_600, &node, epoch);
     assert!(matches!(
         &out[..],
-        [Output::StateChanged { to: NodeState::Healthy, cause: Cause::HeardAgain, .. }]
+        [Output::StateChanged {
+            to: NodeState::Healthy,
+            cause: Cause::HeardAgain,
+            ..
+        }]
     ));
 }
 
@@ -72,7 +89,9 @@ fn a_late_heartbeat_does_not_revive_a_lost_lease() {
     let (mut machine, node, epoch) = registered("a");
     run(&mut machine, 0, 3_000);
     let out = heartbeat(&mut machine, 3_100, &node, epoch);
-    assert!(matches!(&out[..], [Output::Fenced { current: Some(current), .. }] if *current == epoch));
+    assert!(
+        matches!(&out[..], [Output::Fenced { current: Some(current), .. }] if *current == epoch)
+    );
     assert_eq!(machine.state(&node), Some(NodeState::Offline));
 }
 
@@ -81,7 +100,10 @@ fn an_older_epoch_is_fenced_after_the_node_registered_again() {
     let (mut machine, node, old) = registered("a");
     let new = machine.register(Monotonic(100), &node, &mut Vec::new());
     assert!(new > old);
-    assert!(matches!(&heartbeat(&mut machine, 200, &node, old)[..], [Output::Fenced { .. }]));
+    assert!(matches!(
+        &heartbeat(&mut machine, 200, &node, old)[..],
+        [Output::Fenced { .. }]
+    ));
     assert!(heartbeat(&mut machine, 200, &node, new).is_empty());
 }
 
@@ -121,7 +143,10 @@ fn a_known_node_gets_a_whole_lease_after_a_restart_and_a_greater_epoch() {
     assert_eq!(machine.state(&node), Some(NodeState::Cordoned));
     run(&mut machine, 10_000, 12_900);
     assert!(machine.is_live(&node, 41));
-    assert_eq!(machine.register(Monotonic(12_900), &node, &mut Vec::new()), 42);
+    assert_eq!(
+        machine.register(Monotonic(12_900), &node, &mut Vec::new()),
+        42
+    );
     assert_eq!(machine.state(&node), Some(NodeState::Cordoned));
 }
 
@@ -129,9 +154,22 @@ fn a_known_node_gets_a_whole_lease_after_a_restart_and_a_greater_epoch() {
 fn removing_a_node_ends_its_lease_at_once() {
     let (mut machine, node, epoch) = registered("a");
     let mut out = Vec::new();
-    machine.step(Monotonic(10), Input::Remove { node: node.clone() }, &mut out);
-    assert_eq!(out, [Output::LeaseLost { node: node.clone(), epoch }]);
-    assert!(matches!(&heartbeat(&mut machine, 20, &node, epoch)[..], [Output::Fenced { current: None, .. }]));
+    machine.step(
+        Monotonic(10),
+        Input::Remove { node: node.clone() },
+        &mut out,
+    );
+    assert_eq!(
+        out,
+        [Output::LeaseLost {
+            node: node.clone(),
+            epoch
+        }]
+    );
+    assert!(matches!(
+        &heartbeat(&mut machine, 20, &node, epoch)[..],
+        [Output::Fenced { current: None, .. }]
+    ));
 }
 
 proptest! {

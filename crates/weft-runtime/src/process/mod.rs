@@ -182,10 +182,10 @@ async fn keep(log: &Arc<OutputLog>, stream: Stream, bytes: bytes::Bytes) -> Resu
     written.map_err(|error| storage("cannot keep the output", &error))
 }
 
-/// Lists what was left in `$WEFT_OUT`; an empty directory costs one call and no thread.
+/// Lists what was left in `$WEFT_OUT`; an empty directory takes no thread.
 async fn list_out_files(dir: &WorkDir, limit_bytes: u64) -> out_files::Found {
     let out = dir.out();
-    if std::fs::remove_dir(&out).is_ok() {
+    if out_files::is_empty(&out) {
         return out_files::Found::default();
     }
     blocking(move || out_files::list(&out, limit_bytes))

@@ -1,5 +1,6 @@
 //! The runtimes under test, and what each runs to show a behaviour.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -147,21 +148,34 @@ impl Subject {
         self.runtime.run(task, Control::new()).await
     }
 
-    /// Waits until no working directory is left.
+    /// Waits until nothing is left in the working directories but themselves.
     pub(crate) async fn is_clean(&self) {
-        let entries = || {
-            std::fs::read_dir(self.root.path())
-                .unwrap()
-                .flatten()
-                .map(|e| e.path())
-                .collect::<Vec<_>>()
-        };
         let deadline = Instant::now() + MAX_WAIT;
-        while !entries().is_empty() {
-            assert!(Instant::now() < deadline, "left behind: {:?}", entries());
+        loop {
+            let left = left_beneath(self.root.path());
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left behind: {left:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+/// What is beneath a root of working directories, beside directories that wait for the next task.
+fn left_beneath(root: &Path) -> Vec<PathBuf> {
+    let entries = |path: &Path| {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let unused = |path: &PathBuf| {
+        let out = path.join(".out");
+        entries(path) == [out.clone()] && entries(&out).is_empty()
+    };
+    entries(root)
+        .into_iter()
+        .filter(|path| !unused(path))
+        .collect()
 }
 
 /// An input with a name.

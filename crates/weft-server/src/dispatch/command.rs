@@ -70,35 +70,69 @@ pub(super) type Question = Box<dyn FnOnce(&Shell) + Send>;
 /// What the dispatcher's thread is asked to do.
 pub(super) enum Command {
     /// Take a job.
-    Submit { job: Box<NewJob>, reply: oneshot::Sender<Result<JobId, Error>> },
+    Submit {
+        job: Box<NewJob>,
+        reply: oneshot::Sender<Result<JobId, Error>>,
+    },
     /// Give room and a number to a job whose tasks will be streamed into the journal.
-    Open { tasks: u64, reply: oneshot::Sender<Result<JobId, Error>> },
+    Open {
+        tasks: u64,
+        reply: oneshot::Sender<Result<JobId, Error>>,
+    },
     /// The job of [`Command::Open`] is complete in the journal.
     Opened { job: Box<NewJob> },
     /// The job of [`Command::Open`] will not come.
     Abandoned { tasks: u64 },
     /// A submission is on disk, or could not be written.
-    Submitted { id: JobId, written: Result<(), Error> },
+    Submitted {
+        id: JobId,
+        written: Result<(), Error>,
+    },
     /// Results are on disk, or could not be written.
     Recorded { batch: BatchId, written: bool },
     /// A node reports.
-    Node { node: NodeId, epoch: Epoch, report: NodeReport },
+    Node {
+        node: NodeId,
+        epoch: Epoch,
+        report: NodeReport,
+    },
     /// A node's availability changed.
-    Availability { node: NodeId, availability: Availability },
+    Availability {
+        node: NodeId,
+        availability: Availability,
+    },
     /// A node's lease ended.
     LeaseLost { node: NodeId, epoch: Epoch },
     /// A node was removed.
     Removed { node: NodeId },
     /// Cancel a job.
-    Cancel { job: JobId, reason: Reason, reply: oneshot::Sender<Result<(), Error>> },
+    Cancel {
+        job: JobId,
+        reason: Reason,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
     /// The cancellation is on disk, or could not be written.
-    Cancelled { job: JobId, reason: Reason, written: bool, reply: Option<oneshot::Sender<Result<(), Error>>> },
+    Cancelled {
+        job: JobId,
+        reason: Reason,
+        written: bool,
+        reply: Option<oneshot::Sender<Result<(), Error>>>,
+    },
     /// Queue the failed and dead tasks of a job again.
-    Requeue { job: JobId, reply: oneshot::Sender<Result<(), Error>> },
+    Requeue {
+        job: JobId,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
     /// Forget a job that has ended.
-    Forget { job: JobId, reply: oneshot::Sender<Result<(), Error>> },
+    Forget {
+        job: JobId,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
     /// Answer a question.
     Ask(Question),
     /// End every session and the thread.
-    Stop { end: SessionEnd, reply: oneshot::Sender<()> },
+    Stop {
+        end: SessionEnd,
+        reply: oneshot::Sender<()>,
+    },
 }

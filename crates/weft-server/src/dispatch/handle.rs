@@ -35,12 +35,19 @@ impl Watchers {
     }
 
     fn watch(&self, job: JobId) -> watch::Receiver<()> {
-        self.jobs.lock().entry(job).or_insert_with(|| watch::channel(()).0).subscribe()
+        self.jobs
+            .lock()
+            .entry(job)
+            .or_insert_with(|| watch::channel(()).0)
+            .subscribe()
     }
 
     fn drop_idle(&self, job: JobId) {
         let mut jobs = self.jobs.lock();
-        if jobs.get(&job).is_some_and(|sender| sender.receiver_count() == 0) {
+        if jobs
+            .get(&job)
+            .is_some_and(|sender| sender.receiver_count() == 0)
+        {
             jobs.remove(&job);
         }
     }
@@ -83,7 +90,11 @@ impl Dispatcher {
     /// # Errors
     /// When the queue or the disk is full.
     pub async fn submit(&self, job: NewJob) -> Result<JobId, Error> {
-        self.call(|reply| Command::Submit { job: Box::new(job), reply }).await?
+        self.call(|reply| Command::Submit {
+            job: Box::new(job),
+            reply,
+        })
+        .await?
     }
 
     /// Makes room for a job whose tasks are streamed into the journal before it is submitted.
@@ -112,17 +123,28 @@ impl Dispatcher {
     /// # Errors
     /// When the server stops.
     pub async fn node(&self, node: &NodeId, epoch: Epoch, report: NodeReport) -> Result<(), Error> {
-        self.send(Command::Node { node: node.clone(), epoch, report }).await
+        self.send(Command::Node {
+            node: node.clone(),
+            epoch,
+            report,
+        })
+        .await
     }
 
     /// A node takes work or does not.
     pub fn availability(&self, node: &NodeId, availability: Availability) {
-        self.post(Command::Availability { node: node.clone(), availability });
+        self.post(Command::Availability {
+            node: node.clone(),
+            availability,
+        });
     }
 
     /// A node's lease ended.
     pub fn lease_lost(&self, node: &NodeId, epoch: Epoch) {
-        self.post(Command::LeaseLost { node: node.clone(), epoch });
+        self.post(Command::LeaseLost {
+            node: node.clone(),
+            epoch,
+        });
     }
 
     /// A node was removed for good.
@@ -135,7 +157,12 @@ impl Dispatcher {
     /// # Errors
     /// When the job is not known or the disk is full.
     pub async fn cancel(&self, job: JobId) -> Result<(), Error> {
-        self.call(|reply| Command::Cancel { job, reason: Reason::Cancelled, reply }).await?
+        self.call(|reply| Command::Cancel {
+            job,
+            reason: Reason::Cancelled,
+            reply,
+        })
+        .await?
     }
 
     /// Queues the failed and dead tasks of a job again.
@@ -172,22 +199,37 @@ impl Dispatcher {
 
     /// News of a job, from now on.
     pub fn watch(&self, job: JobId) -> JobNews {
-        JobNews { watchers: Arc::clone(&self.watchers), job, receiver: Some(self.watchers.watch(job)) }
+        JobNews {
+            watchers: Arc::clone(&self.watchers),
+            job,
+            receiver: Some(self.watchers.watch(job)),
+        }
     }
 
     /// Ends every session and the thread.
     pub async fn stop(&self) {
-        let _ = self.call(|reply| Command::Stop { end: SessionEnd::Shutdown, reply }).await;
+        let _ = self
+            .call(|reply| Command::Stop {
+                end: SessionEnd::Shutdown,
+                reply,
+            })
+            .await;
     }
 
-    async fn call<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Error> {
+    async fn call<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         self.send(command(reply)).await?;
         answer.await.map_err(|_| Error::Stopping)
     }
 
     async fn send(&self, command: Command) -> Result<(), Error> {
-        self.commands.send(command).await.map_err(|_| Error::Stopping)
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| Error::Stopping)
     }
 
     /// For callers that must not wait. When the queue is full the command is carried by a thread

@@ -67,25 +67,44 @@ impl Log {
     /// When it cannot be opened.
     pub async fn open(dir: &Path) -> Result<(Self, Recovery), Error> {
         let dir = dir.to_path_buf();
-        let opened = tokio::task::spawn_blocking(move || Journal::open(&dir, Options::default())).await;
-        let (journal, recovery) =
-            opened.map_err(|error| Error::Corrupt { what: "journal".to_owned(), detail: error.to_string() })??;
+        let opened =
+            tokio::task::spawn_blocking(move || Journal::open(&dir, Options::default())).await;
+        let (journal, recovery) = opened.map_err(|error| Error::Corrupt {
+            what: "journal".to_owned(),
+            detail: error.to_string(),
+        })??;
         for damage in &recovery.damage {
-            tracing::error!(segment = damage.segment, from = damage.offset, until = damage.until,
-                "a part of the journal is damaged and was passed over; what it said is lost");
+            tracing::error!(
+                segment = damage.segment,
+                from = damage.offset,
+                until = damage.until,
+                "a part of the journal is damaged and was passed over; what it said is lost"
+            );
         }
-        Ok((Self { journal: Arc::new(journal) }, recovery))
+        Ok((
+            Self {
+                journal: Arc::new(journal),
+            },
+            recovery,
+        ))
     }
 
     /// Appends a job with all its tasks.
-    pub fn append_job(&self, id: JobId, job: &NewJob, now: Timestamp, done: impl FnOnce(Result<(), Error>) + Send + 'static) {
+    pub fn append_job(
+        &self,
+        id: JobId,
+        job: &NewJob,
+        now: Timestamp,
+        done: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
         let record = Record::Job {
             job: JobKey(id.0),
             header: header(job, now),
             tasks: Some(job.submission.tasks),
             payloads: job.payloads.clone(),
         };
-        self.journal.append(&[record], move |result| done(result.map_err(Error::from)));
+        self.journal
+            .append(&[record], move |result| done(result.map_err(Error::from)));
     }
 
     /// Begins a job whose tasks follow.
@@ -93,7 +112,12 @@ impl Log {
     /// # Errors
     /// When it cannot be written.
     pub async fn open_job(&self, id: JobId, job: &NewJob, now: Timestamp) -> Result<(), Error> {
-        let record = Record::Job { job: JobKey(id.0), header: header(job, now), tasks: None, payloads: Vec::new() };
+        let record = Record::Job {
+            job: JobKey(id.0),
+            header: header(job, now),
+            tasks: None,
+            payloads: Vec::new(),
+        };
         Ok(self.journal.append_durable(&[record]).await?)
     }
 
@@ -101,8 +125,20 @@ impl Log {
     ///
     /// # Errors
     /// When they cannot be written.
-    pub async fn append_tasks(&self, id: JobId, first: u32, payloads: Vec<Bytes>) -> Result<(), Error> {
-        Ok(self.journal.append_durable(&[Record::Tasks { job: JobKey(id.0), first, payloads }]).await?)
+    pub async fn append_tasks(
+        &self,
+        id: JobId,
+        first: u32,
+        payloads: Vec<Bytes>,
+    ) -> Result<(), Error> {
+        Ok(self
+            .journal
+            .append_durable(&[Record::Tasks {
+                job: JobKey(id.0),
+                first,
+                payloads,
+            }])
+            .await?)
     }
 
     /// Completes a job that was begun.
@@ -110,11 +146,21 @@ impl Log {
     /// # Errors
     /// When that cannot be written.
     pub async fn seal_job(&self, id: JobId, tasks: u32) -> Result<(), Error> {
-        Ok(self.journal.append_durable(&[Record::Sealed { job: JobKey(id.0), tasks }]).await?)
+        Ok(self
+            .journal
+            .append_durable(&[Record::Sealed {
+                job: JobKey(id.0),
+                tasks,
+            }])
+            .await?)
     }
 
     /// Appends outcomes.
-    pub fn append_results(&self, records: Vec<TaskRecord>, done: impl FnOnce(Result<(), Error>) + Send + 'static) {
+    pub fn append_results(
+        &self,
+        records: Vec<TaskRecord>,
+        done: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
         let entries = records
             .into_iter()
             .map(|record| ResultEntry {
@@ -125,7 +171,10 @@ impl Log {
                 body: record.outcome,
             })
             .collect();
-        self.journal.append(&[Record::Results(entries)], move |result| done(result.map_err(Error::from)));
+        self.journal
+            .append(&[Record::Results(entries)], move |result| {
+                done(result.map_err(Error::from))
+            });
     }
 
     /// Notes failed attempts that are tried again. Nothing waits for it: a note that is lost costs
@@ -137,7 +186,11 @@ impl Log {
                 let mut bytes = vec![reason.map_or(0, Reason::code)];
                 bytes.extend_from_slice(&at.attempt.to_le_bytes());
                 bytes.extend_from_slice(&outcome[..outcome.len().min(MAX_NOTE_BYTES)]);
-                Record::Note { job: JobKey(at.job.0), task: at.task, bytes: bytes.into() }
+                Record::Note {
+                    job: JobKey(at.job.0),
+                    task: at.task,
+                    bytes: bytes.into(),
+                }
             })
             .collect();
         self.journal.append(&records, |result| {
@@ -154,8 +207,12 @@ impl Log {
         state: v1::StoredJobState,
         done: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) {
-        let record = Record::State { job: JobKey(id.0), bytes: state.encode_to_vec().into() };
-        self.journal.append(&[record], move |result| done(result.map_err(Error::from)));
+        let record = Record::State {
+            job: JobKey(id.0),
+            bytes: state.encode_to_vec().into(),
+        };
+        self.journal
+            .append(&[record], move |result| done(result.map_err(Error::from)));
     }
 
     /// Forgets a job.
@@ -176,7 +233,11 @@ impl Log {
     /// The result of a task.
     pub async fn result(&self, id: JobId, task: u32) -> Option<StoredResult> {
         let entry = self.journal.result(JobKey(id.0), task)?;
-        Some(StoredResult { attempt: entry.attempt, state: entry.state, outcome: entry.body })
+        Some(StoredResult {
+            attempt: entry.attempt,
+            state: entry.state,
+            outcome: entry.body,
+        })
     }
 }
 
@@ -198,7 +259,10 @@ mod tests {
         for &state in TaskState::ALL {
             assert_eq!(unpack_state(pack_state(state, None)), Some((state, None)));
             for &reason in Reason::ALL {
-                assert_eq!(unpack_state(pack_state(state, Some(reason))), Some((state, Some(reason))));
+                assert_eq!(
+                    unpack_state(pack_state(state, Some(reason))),
+                    Some((state, Some(reason)))
+                );
             }
         }
         assert_eq!(unpack_state(7), None);

@@ -33,7 +33,13 @@ pub struct Dispatching {
 
 impl Dispatching {
     /// A dispatcher without jobs.
-    pub fn new(log: Log, clock: Clock, events: Events, metrics: Arc<Metrics>, result_ttl: Duration) -> Self {
+    pub fn new(
+        log: Log,
+        clock: Clock,
+        events: Events,
+        metrics: Arc<Metrics>,
+        result_ttl: Duration,
+    ) -> Self {
         let (sender, commands) = mpsc::channel(MAX_WAITING_COMMANDS);
         let (answers, answered) = mpsc::unbounded_channel();
         let watchers = Arc::new(Watchers::default());
@@ -56,7 +62,15 @@ impl Dispatching {
             out: Vec::new(),
             stopped: false,
         };
-        Self { shell, handle: Dispatcher { commands: sender, watchers }, commands, answered }
+        Self {
+            shell,
+            handle: Dispatcher {
+                commands: sender,
+                watchers,
+            },
+            commands,
+            answered,
+        }
     }
 
     /// Its handle; commands wait until it is started.
@@ -69,27 +83,47 @@ impl Dispatching {
     ///
     /// # Errors
     /// When there is no thread to be had.
-    pub fn start(mut self, recovered: Recovery, nodes: Vec<NodeId>, lease_ttl: Duration) -> Result<(), Error> {
+    pub fn start(
+        mut self,
+        recovered: Recovery,
+        nodes: Vec<NodeId>,
+        lease_ttl: Duration,
+    ) -> Result<(), Error> {
         let now = Monotonic(self.shell.clock.steady().as_millis());
         let ttl_ms = u64::try_from(lease_ttl.as_millis()).unwrap_or(u64::MAX);
         if !recovered.jobs.is_empty() {
             let deadline = now.plus_ms(ttl_ms);
-            self.shell.machine.step(now, Input::AwaitNodes { nodes, deadline }, &mut self.shell.out);
+            self.shell.machine.step(
+                now,
+                Input::AwaitNodes { nodes, deadline },
+                &mut self.shell.out,
+            );
         }
         for job in recovered.jobs {
             self.shell.recover(now, job);
         }
         self.shell.sort_expiring();
         self.shell.round(now);
-        let Self { shell, commands, answered, .. } = self;
+        let Self {
+            shell,
+            commands,
+            answered,
+            ..
+        } = self;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
-            .map_err(|source| Error::File { path: "thread weft-dispatch".into(), source })?;
+            .map_err(|source| Error::File {
+                path: "thread weft-dispatch".into(),
+                source,
+            })?;
         std::thread::Builder::new()
             .name("weft-dispatch".to_owned())
             .spawn(move || runtime.block_on(shell.run(commands, answered)))
-            .map_err(|source| Error::File { path: "thread weft-dispatch".into(), source })?;
+            .map_err(|source| Error::File {
+                path: "thread weft-dispatch".into(),
+                source,
+            })?;
         Ok(())
     }
 }
@@ -97,15 +131,20 @@ impl Dispatching {
 impl Shell {
     fn recover(&mut self, now: Monotonic, job: RecoveredJob) {
         let id = JobId(job.job.0);
-        let parsed = v1::StoredJob::decode(job.header.clone()).ok().and_then(|stored| {
-            let spec = v1::JobSpec::decode(stored.spec.clone()).ok()?;
-            let workload: Workload = parse_json(&spec.workload_json).ok()?;
-            Some((stored, spec, workload))
-        });
+        let parsed = v1::StoredJob::decode(job.header.clone())
+            .ok()
+            .and_then(|stored| {
+                let spec = v1::JobSpec::decode(stored.spec.clone()).ok()?;
+                let workload: Workload = parse_json(&spec.workload_json).ok()?;
+                Some((stored, spec, workload))
+            });
         let Some((stored, spec, workload)) = parsed else {
             return tracing::error!(job = %id, "a job of the journal cannot be understood and is left alone");
         };
-        let state = job.state.and_then(|bytes| v1::StoredJobState::decode(bytes).ok()).unwrap_or_default();
+        let state = job
+            .state
+            .and_then(|bytes| v1::StoredJobState::decode(bytes).ok())
+            .unwrap_or_default();
         let time = |ms: u64| (ms > 0).then_some(Timestamp(ms));
         let record = JobRecord {
             name: spec.name.into(),
@@ -116,13 +155,16 @@ impl Shell {
             created: Timestamp(stored.created_ms),
             started: time(state.started_ms),
             finished: time(state.finished_ms),
-            key: Some(stored.idempotency_key).filter(|key| !key.is_empty()).map(Into::into),
+            key: Some(stored.idempotency_key)
+                .filter(|key| !key.is_empty())
+                .map(Into::into),
         };
         if let Some(key) = &record.key {
             self.keys.insert(key.to_string(), id);
         }
         if let Some(finished) = record.finished {
-            self.expiring.push_back((finished.plus(self.result_ttl), id));
+            self.expiring
+                .push_back((finished.plus(self.result_ttl), id));
         }
         self.jobs.insert(id, record);
         self.last_id = self.last_id.max(id.0);
@@ -132,9 +174,12 @@ impl Shell {
             submission,
             finals: final_runs(&job.results),
             failures: job.notes,
-            cancelled: u8::try_from(state.cancelled).ok().and_then(Reason::from_code),
+            cancelled: u8::try_from(state.cancelled)
+                .ok()
+                .and_then(Reason::from_code),
         };
-        self.machine.step(now, Input::Recovered(recovered), &mut self.out);
+        self.machine
+            .step(now, Input::Recovered(recovered), &mut self.out);
     }
 
     fn sort_expiring(&mut self) {
@@ -160,14 +205,25 @@ impl Shell {
 fn final_runs(results: &[(u32, u32, u8)]) -> Vec<FinalRun> {
     let mut runs: Vec<FinalRun> = Vec::new();
     for (task, _, packed) in results {
-        let Some((state, reason)) = unpack_state(*packed) else { continue };
+        let Some((state, reason)) = unpack_state(*packed) else {
+            continue;
+        };
         // A task that was queued again has a result that does not count any more.
         if state == TaskState::Queued {
             continue;
         }
         match runs.last_mut() {
-            Some(run) if run.first + run.len == *task && run.state == state && run.reason == reason => run.len += 1,
-            _ => runs.push(FinalRun { first: *task, len: 1, state, reason }),
+            Some(run)
+                if run.first + run.len == *task && run.state == state && run.reason == reason =>
+            {
+                run.len += 1
+            }
+            _ => runs.push(FinalRun {
+                first: *task,
+                len: 1,
+                state,
+                reason,
+            }),
         }
     }
     runs
@@ -183,8 +239,20 @@ mod tests {
         let completed = pack_state(TaskState::Completed, None);
         let failed = pack_state(TaskState::Failed, Some(Reason::Timeout));
         let requeued = pack_state(TaskState::Queued, None);
-        let runs = final_runs(&[(0, 1, completed), (1, 2, completed), (3, 1, completed), (4, 1, failed), (5, 1, requeued)]);
-        let seen: Vec<_> = runs.iter().map(|run| (run.first, run.len, run.reason)).collect();
-        assert_eq!(seen, [(0, 2, None), (3, 1, None), (4, 1, Some(Reason::Timeout))]);
+        let runs = final_runs(&[
+            (0, 1, completed),
+            (1, 2, completed),
+            (3, 1, completed),
+            (4, 1, failed),
+            (5, 1, requeued),
+        ]);
+        let seen: Vec<_> = runs
+            .iter()
+            .map(|run| (run.first, run.len, run.reason))
+            .collect();
+        assert_eq!(
+            seen,
+            [(0, 2, None), (3, 1, None), (4, 1, Some(Reason::Timeout))]
+        );
     }
 }

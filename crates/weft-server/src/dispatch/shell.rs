@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
-use weft_core::dispatch::{BatchId, FinalTask, Input, Machine, Output, TaskRef, TaskResult, Verdict};
+use weft_core::dispatch::{
+    BatchId, FinalTask, Input, Machine, Output, TaskRef, TaskResult, TaskRun, Verdict,
+};
 use weft_core::{Epoch, Monotonic};
 use weft_types::{JobId, JobState, NodeId, Reason, TaskState, Timestamp};
 
@@ -117,7 +119,10 @@ impl Shell {
 
     fn sleep(&self) -> Duration {
         let now = self.now();
-        let due = self.machine.next_tick().map(|due| Duration::from_millis(due.since_ms(now)));
+        let due = self
+            .machine
+            .next_tick()
+            .map(|due| Duration::from_millis(due.since_ms(now)));
         due.unwrap_or(MAX_SLEEP).min(MAX_SLEEP)
     }
 
@@ -132,14 +137,23 @@ impl Shell {
             Command::Abandoned { tasks } => self.machine.abandon(tasks),
             Command::Submitted { id, written } => self.submitted(now, id, written),
             Command::Recorded { batch, written } => self.recorded(now, batch, written),
-            Command::Node { node, epoch, report } => self.node(now, node, epoch, report),
+            Command::Node {
+                node,
+                epoch,
+                report,
+            } => self.node(now, node, epoch, report),
             Command::Availability { node, availability } => {
                 self.step(now, Input::NodeAvailability { node, availability });
             }
             Command::LeaseLost { node, epoch } => self.lease_lost(now, node, epoch),
             Command::Removed { node } => self.removed(now, node),
             Command::Cancel { job, reason, reply } => self.cancel(job, reason, Some(reply)),
-            Command::Cancelled { job, reason, written, reply } => self.cancelled(now, job, reason, written, reply),
+            Command::Cancelled {
+                job,
+                reason,
+                written,
+                reply,
+            } => self.cancelled(now, job, reason, written, reply),
             Command::Requeue { job, reply } => {
                 let requeued = self.requeue(now, job);
                 let _ = reply.send(requeued);
@@ -194,14 +208,23 @@ impl Shell {
             self.keys.insert(key.clone(), id);
         }
         let answers = self.answers.clone();
-        self.log.append_job(id, &job, self.clock.wall(), move |written| {
-            answer(&answers, Command::Submitted { id, written });
-        });
-        self.submitting.insert(id, Submitting { job, replies: vec![reply] });
+        self.log
+            .append_job(id, &job, self.clock.wall(), move |written| {
+                answer(&answers, Command::Submitted { id, written });
+            });
+        self.submitting.insert(
+            id,
+            Submitting {
+                job,
+                replies: vec![reply],
+            },
+        );
     }
 
     fn submitted(&mut self, now: Monotonic, id: JobId, written: Result<(), Error>) {
-        let Some(Submitting { job, replies }) = self.submitting.remove(&id) else { return };
+        let Some(Submitting { job, replies }) = self.submitting.remove(&id) else {
+            return;
+        };
         match written {
             Ok(()) => {
                 self.accept_job(now, job);
@@ -224,7 +247,14 @@ impl Shell {
 
     /// A job is on disk: it exists from now on.
     fn accept_job(&mut self, now: Monotonic, job: Box<NewJob>) {
-        let NewJob { submission, name, runtime, spec, idempotency_key, .. } = *job;
+        let NewJob {
+            submission,
+            name,
+            runtime,
+            spec,
+            idempotency_key,
+            ..
+        } = *job;
         let record = JobRecord {
             name: name.into(),
             namespace: submission.namespace.clone(),
@@ -241,7 +271,9 @@ impl Shell {
         }
         self.jobs.insert(submission.id, record);
         self.metrics.jobs_submitted.inc();
-        self.metrics.tasks_submitted.inc_by(u64::from(submission.tasks));
+        self.metrics
+            .tasks_submitted
+            .inc_by(u64::from(submission.tasks));
         self.step(now, Input::Submit(submission));
     }
 
@@ -249,23 +281,47 @@ impl Shell {
 
     fn node(&mut self, now: Monotonic, node: NodeId, epoch: Epoch, report: NodeReport) {
         match report {
-            NodeReport::Up { candidate, max_held, held, outbound } => {
+            NodeReport::Up {
+                candidate,
+                max_held,
+                held,
+                outbound,
+            } => {
                 let session = Session { epoch, outbound };
                 if let Some(old) = self.sessions.insert(node.clone(), session) {
                     let _ = old.outbound.try_send(Work::End(SessionEnd::Replaced));
                 }
-                self.step(now, Input::NodeUp { node, epoch, candidate, max_held, held });
+                self.step(
+                    now,
+                    Input::NodeUp {
+                        node,
+                        epoch,
+                        candidate,
+                        max_held,
+                        held,
+                    },
+                );
             }
             NodeReport::Results(reports) => self.results(now, &node, epoch, reports),
             NodeReport::Started(tasks) => self.step(now, Input::Started { node, epoch, tasks }),
-            NodeReport::Handback { tasks, reason } => self.step(now, Input::Handback { node, epoch, tasks, reason }),
+            NodeReport::Handback { tasks, reason } => self.step(
+                now,
+                Input::Handback {
+                    node,
+                    epoch,
+                    tasks,
+                    reason,
+                },
+            ),
         }
     }
 
     /// Sorts reports into those to record and those to let go, and writes the first.
     fn results(&mut self, now: Monotonic, node: &NodeId, epoch: Epoch, reports: Vec<Report>) {
         let results: Vec<TaskResult> = reports.iter().map(|report| report.result).collect();
-        let accepted = self.machine.accept(now, node, epoch, &results, &mut self.out);
+        let accepted = self
+            .machine
+            .accept(now, node, epoch, &results, &mut self.out);
         let mut records = Vec::new();
         let mut notes = Vec::new();
         for (report, verdict) in reports.into_iter().zip(accepted.verdicts) {
@@ -276,7 +332,12 @@ impl Shell {
             self.metrics.attempt(reason, report.result.run_us);
             match verdict {
                 Verdict::Record(state) => {
-                    records.push(TaskRecord { at: report.result.at, state, reason, outcome: report.outcome });
+                    records.push(TaskRecord {
+                        at: report.result.at,
+                        state,
+                        reason,
+                        outcome: report.outcome,
+                    });
                 }
                 Verdict::Retry => notes.push((report.result.at, reason, report.outcome)),
                 Verdict::Pending | Verdict::Ignore => {}
@@ -296,16 +357,31 @@ impl Shell {
         let metrics = Arc::clone(&self.metrics);
         let started = std::time::Instant::now();
         self.log.append_results(records, move |written| {
-            metrics.journal_append_s.observe(started.elapsed().as_secs_f64());
+            metrics
+                .journal_append_s
+                .observe(started.elapsed().as_secs_f64());
             if let Err(error) = &written {
                 tracing::error!(%error, "results could not be written; the nodes keep them");
             }
-            answer(&answers, Command::Recorded { batch, written: written.is_ok() });
+            answer(
+                &answers,
+                Command::Recorded {
+                    batch,
+                    written: written.is_ok(),
+                },
+            );
         });
     }
 
     fn recorded(&mut self, now: Monotonic, batch: BatchId, written: bool) {
-        self.step(now, if written { Input::Recorded { batch } } else { Input::RecordFailed { batch } });
+        self.step(
+            now,
+            if written {
+                Input::Recorded { batch }
+            } else {
+                Input::RecordFailed { batch }
+            },
+        );
     }
 
     fn lease_lost(&mut self, now: Monotonic, node: NodeId, epoch: Epoch) {
@@ -321,7 +397,10 @@ impl Shell {
     }
 
     fn end_session(&mut self, node: &NodeId, epoch: Epoch, end: SessionEnd) {
-        if self.sessions.get(node).is_some_and(|session| session.epoch == epoch)
+        if self
+            .sessions
+            .get(node)
+            .is_some_and(|session| session.epoch == epoch)
             && let Some(session) = self.sessions.remove(node)
         {
             let _ = session.outbound.try_send(Work::End(end));
@@ -336,7 +415,9 @@ impl Shell {
 
     /// A session that is too far behind is dropped; the node comes back and says what it holds.
     fn send(&mut self, node: &NodeId, work: Work) {
-        let Some(session) = self.sessions.get(node) else { return };
+        let Some(session) = self.sessions.get(node) else {
+            return;
+        };
         if session.outbound.try_send(work).is_err() {
             tracing::warn!(%node, "its session is too far behind and is dropped");
             self.sessions.remove(node);
@@ -345,7 +426,12 @@ impl Shell {
 
     // Jobs out.
 
-    fn cancel(&mut self, job: JobId, reason: Reason, reply: Option<oneshot::Sender<Result<(), Error>>>) {
+    fn cancel(
+        &mut self,
+        job: JobId,
+        reason: Reason,
+        reply: Option<oneshot::Sender<Result<(), Error>>>,
+    ) {
         let Some(state) = self.machine.job_state(job) else {
             if let Some(reply) = reply {
                 let _ = reply.send(Err(unknown(job)));
@@ -359,10 +445,19 @@ impl Shell {
             return;
         }
         let answers = self.answers.clone();
-        self.log.append_state(job, self.stored_state(job, Some(reason)), move |written| {
-            let written = written.is_ok();
-            answer(&answers, Command::Cancelled { job, reason, written, reply });
-        });
+        self.log
+            .append_state(job, self.stored_state(job, Some(reason)), move |written| {
+                let written = written.is_ok();
+                answer(
+                    &answers,
+                    Command::Cancelled {
+                        job,
+                        reason,
+                        written,
+                        reply,
+                    },
+                );
+            });
     }
 
     fn cancelled(
@@ -374,10 +469,21 @@ impl Shell {
         reply: Option<oneshot::Sender<Result<(), Error>>>,
     ) {
         if written {
-            self.step(now, Input::Cancel { job, tasks: None, reason });
+            self.step(
+                now,
+                Input::Cancel {
+                    job,
+                    tasks: None,
+                    reason,
+                },
+            );
         }
         if let Some(reply) = reply {
-            let _ = reply.send(if written { Ok(()) } else { Err(Error::not_written("the cancellation")) });
+            let _ = reply.send(if written {
+                Ok(())
+            } else {
+                Err(Error::not_written("the cancellation"))
+            });
         }
     }
 
@@ -426,7 +532,9 @@ impl Shell {
     fn expire(&mut self) {
         let wall = self.clock.wall();
         for _ in 0..MAX_FORGOTTEN_A_ROUND {
-            let Some(&(due, job)) = self.expiring.front() else { return };
+            let Some(&(due, job)) = self.expiring.front() else {
+                return;
+            };
             if due > wall {
                 return;
             }
@@ -441,11 +549,20 @@ impl Shell {
         for output in std::mem::take(&mut self.out) {
             match output {
                 Output::Assign { node, runs, .. } => {
-                    self.metrics.tasks_assigned.inc_by(runs.iter().map(|run| u64::from(run.len)).sum());
-                    self.send(&node, Work::Assign(runs));
+                    self.metrics
+                        .tasks_assigned
+                        .inc_by(runs.iter().map(|run| u64::from(run.len)).sum());
+                    let with_spec = |run: TaskRun| (run, self.spec(run.job).unwrap_or_default());
+                    let work = Work::Assign(runs.into_iter().map(with_spec).collect());
+                    self.send(&node, work);
                 }
                 Output::Attached { node, stop, .. } => self.send(&node, Work::Attached { stop }),
-                Output::Stop { node, tasks, reason, .. } => self.send(&node, Work::Stop { tasks, reason }),
+                Output::Stop {
+                    node,
+                    tasks,
+                    reason,
+                    ..
+                } => self.send(&node, Work::Stop { tasks, reason }),
                 Output::Recall { node, tasks, .. } => self.send(&node, Work::Recall(tasks)),
                 Output::Ack { node, tasks } => self.send(&node, Work::Ack(tasks)),
                 Output::Record { batch, tasks } => self.record_own(batch, tasks),
@@ -459,7 +576,8 @@ impl Shell {
                 Output::JobFinal { job, state, .. } => self.job_final(job, state),
                 Output::Breaker { node, state } => {
                     let data = json!({ "state": format!("{state:?}").to_lowercase() });
-                    self.events.emit(self.clock.wall(), "node.breaker", node.as_str(), data);
+                    self.events
+                        .emit(self.clock.wall(), "node.breaker", node.as_str(), data);
                 }
             }
         }
@@ -469,7 +587,12 @@ impl Shell {
     fn record_own(&self, batch: BatchId, tasks: Vec<FinalTask>) {
         let records = tasks
             .into_iter()
-            .map(|task| TaskRecord { at: task.at, state: task.state, reason: task.reason, outcome: Bytes::new() })
+            .map(|task| TaskRecord {
+                at: task.at,
+                state: task.state,
+                reason: task.reason,
+                outcome: Bytes::new(),
+            })
             .collect();
         self.append(batch, records);
     }
@@ -494,7 +617,9 @@ impl Shell {
 
     fn job_final(&mut self, job: JobId, state: JobState) {
         let wall = self.clock.wall();
-        let Some(record) = self.jobs.get_mut(&job) else { return };
+        let Some(record) = self.jobs.get_mut(&job) else {
+            return;
+        };
         record.finished = Some(wall);
         // A job of one task that went well is told by its result; an event each would drown the rest.
         let counts = self.machine.counts(job).unwrap_or_default();
@@ -502,7 +627,8 @@ impl Shell {
             let data = json!({ "state": state.as_str(), "name": &*record.name, "tasks": counts });
             self.events.emit(wall, "job.ended", &job.to_string(), data);
         }
-        self.log.append_state(job, self.stored_state(job, None), |_| {});
+        self.log
+            .append_state(job, self.stored_state(job, None), |_| {});
         self.expiring.push_back((wall.plus(self.result_ttl), job));
         self.watchers.notify(job);
     }
@@ -514,7 +640,12 @@ impl Shell {
         let record = self.jobs.get(&id)?.clone();
         let state = self.machine.job_state(id)?;
         let counts = self.machine.counts(id)?;
-        Some(JobStats { id, state, counts, record })
+        Some(JobStats {
+            id,
+            state,
+            counts,
+            record,
+        })
     }
 
     /// The encoded `JobSpec` of a job.
@@ -529,7 +660,12 @@ impl Shell {
 
     /// Ids of the jobs before `before`, newest first.
     pub fn newest_jobs(&self, before: JobId, limit: usize) -> Vec<JobId> {
-        let mut ids: Vec<JobId> = self.jobs.keys().copied().filter(|id| *id < before).collect();
+        let mut ids: Vec<JobId> = self
+            .jobs
+            .keys()
+            .copied()
+            .filter(|id| *id < before)
+            .collect();
         let count = limit.min(ids.len());
         if count > 0 && count < ids.len() {
             ids.select_nth_unstable_by(count - 1, |a, b| b.cmp(a));
@@ -542,8 +678,18 @@ impl Shell {
     /// Asks the node that has a task for its output, from these offsets on. Whether a node has it.
     pub fn follow(&self, job: JobId, task: u32, stdout_offset: u64, stderr_offset: u64) -> bool {
         let node = self.machine.task(job, task).and_then(|(_, _, node)| node);
-        let Some(session) = node.and_then(|node| self.sessions.get(node)) else { return false };
-        session.outbound.try_send(Work::Follow { job, task, stdout_offset, stderr_offset }).is_ok()
+        let Some(session) = node.and_then(|node| self.sessions.get(node)) else {
+            return false;
+        };
+        session
+            .outbound
+            .try_send(Work::Follow {
+                job,
+                task,
+                stdout_offset,
+                stderr_offset,
+            })
+            .is_ok()
     }
 
     /// Figures that are read when somebody asks for metrics.
@@ -554,7 +700,10 @@ impl Shell {
             jobs,
             tasks,
             sessions: self.sessions.len() as u64,
-            queued: queued.into_iter().map(|(namespace, count)| (namespace.to_string(), count)).collect(),
+            queued: queued
+                .into_iter()
+                .map(|(namespace, count)| (namespace.to_string(), count))
+                .collect(),
         }
     }
 
@@ -570,6 +719,8 @@ fn answer(answers: &mpsc::UnboundedSender<Command>, command: Command) {
 }
 
 fn unknown(job: JobId) -> Error {
-    Error::NotFound { what: "job", id: job.to_string() }
+    Error::NotFound {
+        what: "job",
+        id: job.to_string(),
+    }
 }
-

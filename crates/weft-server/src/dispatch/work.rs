@@ -1,5 +1,6 @@
 //! What the dispatcher sends to sessions.
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 use weft_core::dispatch::{TaskRef, TaskRun};
 use weft_types::{JobId, Reason};
@@ -16,8 +17,8 @@ pub enum Work {
         /// Attempts that are stale.
         stop: Vec<TaskRef>,
     },
-    /// Run these.
-    Assign(Vec<TaskRun>),
+    /// Run these; each with the encoded `JobSpec` of its job.
+    Assign(Vec<(TaskRun, Bytes)>),
     /// Stop these.
     Stop {
         /// Which.

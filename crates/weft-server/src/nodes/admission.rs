@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use weft_pki::{Certificate, Fingerprint, JoinSecret, TokenError, TokenRecord, csr_public_key, short_code};
+use weft_pki::{
+    Certificate, Fingerprint, JoinSecret, TokenError, TokenRecord, csr_public_key, short_code,
+};
 use weft_types::{NodeId, Timestamp};
 
 use super::record::NodeRecord;
@@ -38,26 +40,57 @@ impl Nodes {
     ///
     /// # Errors
     /// When the token is not good, the id is another node's, or the request is malformed.
-    pub async fn join(&self, token_id: &str, secret: &JoinSecret, id: &NodeId, csr: &[u8]) -> Result<Joined, Error> {
+    pub async fn join(
+        &self,
+        token_id: &str,
+        secret: &JoinSecret,
+        id: &NodeId,
+        csr: &[u8],
+    ) -> Result<Joined, Error> {
         let now = self.shared.clock.wall();
         let public_key = csr_public_key(csr)?;
         let key_hash = key_hash(&public_key);
-        let taken = self.shared.entries.lock().get(id).is_some_and(|entry| entry.record.public_key_hash != key_hash);
+        let taken = self
+            .shared
+            .entries
+            .lock()
+            .get(id)
+            .is_some_and(|entry| entry.record.public_key_hash != key_hash);
         if taken {
             return Err(Error::NodeIdTaken(id.to_string()));
         }
-        let certificate = self.shared.authority.sign_node_csr(csr, id, self.shared.certificate_ttl, now)?;
+        let certificate =
+            self.shared
+                .authority
+                .sign_node_csr(csr, id, self.shared.certificate_ttl, now)?;
         self.spend(token_id, secret, now).await?;
         let record = NodeRecord::new(id.clone(), key_hash, &certificate, now);
         self.save(&record).await?;
-        let entry = Entry { record, live: Live::default(), pending: None };
+        let entry = Entry {
+            record,
+            live: Live::default(),
+            pending: None,
+        };
         self.shared.entries.lock().insert(id.clone(), entry);
-        self.shared.events.emit(now, "node.joined", id.as_str(), json!({ "token": token_id }));
-        Ok(Joined { node: id.clone(), certificate })
+        self.shared.events.emit(
+            now,
+            "node.joined",
+            id.as_str(),
+            json!({ "token": token_id }),
+        );
+        Ok(Joined {
+            node: id.clone(),
+            certificate,
+        })
     }
 
     /// Uses a token up by compare-and-set, so that two machines never join with one use.
-    async fn spend(&self, token_id: &str, secret: &JoinSecret, now: Timestamp) -> Result<(), Error> {
+    async fn spend(
+        &self,
+        token_id: &str,
+        secret: &JoinSecret,
+        now: Timestamp,
+    ) -> Result<(), Error> {
         let key = format!("tokens/{token_id}");
         for _ in 0..MAX_SPEND_TRIES {
             let stored: Option<(TokenRecord, u64)> = self.shared.records.get(&key).await?;
@@ -91,12 +124,21 @@ impl Nodes {
         let approved = {
             let mut entries = self.shared.entries.lock();
             let entry = entries.get_mut(node).ok_or_else(|| unknown(node))?;
-            let fresh = entry.pending.as_ref().is_some_and(|pending| now.since(pending.asked_at) < APPROVAL_WINDOW);
+            let fresh = entry
+                .pending
+                .as_ref()
+                .is_some_and(|pending| now.since(pending.asked_at) < APPROVAL_WINDOW);
             if !fresh {
                 let code = short_code(&public_key);
-                entry.pending = Some(Pending { code, approved: false, asked_at: now });
+                entry.pending = Some(Pending {
+                    code,
+                    approved: false,
+                    asked_at: now,
+                });
                 let data = json!({ "code": entry.pending.as_ref().map(|pending| &pending.code) });
-                self.shared.events.emit(now, "node.waiting", node.as_str(), data);
+                self.shared
+                    .events
+                    .emit(now, "node.waiting", node.as_str(), data);
             }
             match &entry.pending {
                 Some(pending) if pending.approved => None,
@@ -122,7 +164,9 @@ impl Nodes {
             Some(pending) if pending.code.eq_ignore_ascii_case(code) => {
                 pending.approved = true;
                 pending.asked_at = now;
-                self.shared.events.emit(now, "node.approved", node.as_str(), json!({}));
+                self.shared
+                    .events
+                    .emit(now, "node.approved", node.as_str(), json!({}));
                 Ok(())
             }
             Some(_) => Err(Error::WrongApprovalCode(node.to_string())),
@@ -143,7 +187,10 @@ impl Nodes {
 
     async fn certify(&self, node: &NodeId, csr: &[u8]) -> Result<Certificate, Error> {
         let now = self.shared.clock.wall();
-        let certificate = self.shared.authority.sign_node_csr(csr, node, self.shared.certificate_ttl, now)?;
+        let certificate =
+            self.shared
+                .authority
+                .sign_node_csr(csr, node, self.shared.certificate_ttl, now)?;
         let record = self.change(node, |record| record.certified(&certificate))?;
         self.save(&record).await?;
         Ok(certificate)
@@ -151,7 +198,10 @@ impl Nodes {
 }
 
 fn unknown(node: &NodeId) -> Error {
-    Error::NotFound { what: "node", id: node.to_string() }
+    Error::NotFound {
+        what: "node",
+        id: node.to_string(),
+    }
 }
 
 fn key_hash(public_key_der: &[u8]) -> String {

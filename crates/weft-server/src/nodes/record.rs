@@ -35,7 +35,12 @@ pub struct NodeRecord {
 
 impl NodeRecord {
     /// The record of a node that just joined.
-    pub fn new(id: NodeId, public_key_hash: String, certificate: &weft_pki::Certificate, now: Timestamp) -> Self {
+    pub fn new(
+        id: NodeId,
+        public_key_hash: String,
+        certificate: &weft_pki::Certificate,
+        now: Timestamp,
+    ) -> Self {
         Self {
             v: VERSION,
             id,

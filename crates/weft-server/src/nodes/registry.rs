@@ -90,16 +90,39 @@ impl Nodes {
         let stored: Vec<(String, NodeRecord)> = records.list("nodes/").await?;
         let entries = stored
             .into_iter()
-            .map(|(_, record)| (record.id.clone(), Entry { record, live: Live::default(), pending: None }))
+            .map(|(_, record)| {
+                (
+                    record.id.clone(),
+                    Entry {
+                        record,
+                        live: Live::default(),
+                        pending: None,
+                    },
+                )
+            })
             .collect();
-        let shared =
-            Shared { entries: Mutex::new(entries), records, events, authority, certificate_ttl, clock, dispatcher };
-        Ok(Self { shared: Arc::new(shared) })
+        let shared = Shared {
+            entries: Mutex::new(entries),
+            records,
+            events,
+            authority,
+            certificate_ttl,
+            clock,
+            dispatcher,
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// The records of all nodes, in the order of their ids.
     pub fn all(&self) -> Vec<NodeRecord> {
-        self.shared.entries.lock().values().map(|entry| entry.record.clone()).collect()
+        self.shared
+            .entries
+            .lock()
+            .values()
+            .map(|entry| entry.record.clone())
+            .collect()
     }
 
     /// Whether a node is part of the cluster.
@@ -119,8 +142,14 @@ impl Nodes {
         }
         match (matches.next(), matches.next()) {
             (Some(one), None) => Ok(one.clone()),
-            (None, _) => Err(Error::NotFound { what: "node", id: wanted.to_owned() }),
-            (Some(_), Some(_)) => Err(Error::Ambiguous { what: "node", id: wanted.to_owned() }),
+            (None, _) => Err(Error::NotFound {
+                what: "node",
+                id: wanted.to_owned(),
+            }),
+            (Some(_), Some(_)) => Err(Error::Ambiguous {
+                what: "node",
+                id: wanted.to_owned(),
+            }),
         }
     }
 
@@ -133,9 +162,16 @@ impl Nodes {
         let changed = {
             let mut entries = self.shared.entries.lock();
             let Some(entry) = entries.get_mut(node) else {
-                return Err(Error::NotFound { what: "node", id: node.to_string() });
+                return Err(Error::NotFound {
+                    what: "node",
+                    id: node.to_string(),
+                });
             };
-            entry.live = Live { missing: facts.missing, last_seen: Some(now), ..Live::default() };
+            entry.live = Live {
+                missing: facts.missing,
+                last_seen: Some(now),
+                ..Live::default()
+            };
             entry.pending = None;
             let record = &mut entry.record;
             let same = record.capacity == facts.capacity
@@ -170,7 +206,13 @@ impl Nodes {
     ///
     /// # Errors
     /// When the node is not known or the store cannot be written.
-    pub async fn set_mode(&self, liveness: &Liveness, node: &NodeId, cordoned: bool, draining: bool) -> Result<(), Error> {
+    pub async fn set_mode(
+        &self,
+        liveness: &Liveness,
+        node: &NodeId,
+        cordoned: bool,
+        draining: bool,
+    ) -> Result<(), Error> {
         let record = self.change(node, |record| {
             record.cordoned = cordoned;
             record.draining = draining;
@@ -191,26 +233,44 @@ impl Nodes {
     /// When the node is not known or the store cannot be written.
     pub async fn remove(&self, liveness: &Liveness, node: &NodeId) -> Result<(), Error> {
         if !self.is_member(node) {
-            return Err(Error::NotFound { what: "node", id: node.to_string() });
+            return Err(Error::NotFound {
+                what: "node",
+                id: node.to_string(),
+            });
         }
         // The store first: a node that is still in it after a crash is still a member.
         self.shared.records.delete(&NodeRecord::key(node)).await?;
         self.shared.entries.lock().remove(node);
         liveness.step(Input::Remove { node: node.clone() });
         self.shared.dispatcher.removed(node);
-        self.shared.events.emit(self.shared.clock.wall(), "node.removed", node.as_str(), json!({}));
+        self.shared.events.emit(
+            self.shared.clock.wall(),
+            "node.removed",
+            node.as_str(),
+            json!({}),
+        );
         Ok(())
     }
 
-    pub(super) fn change(&self, node: &NodeId, change: impl FnOnce(&mut NodeRecord)) -> Result<NodeRecord, Error> {
+    pub(super) fn change(
+        &self,
+        node: &NodeId,
+        change: impl FnOnce(&mut NodeRecord),
+    ) -> Result<NodeRecord, Error> {
         let mut entries = self.shared.entries.lock();
-        let entry = entries.get_mut(node).ok_or_else(|| Error::NotFound { what: "node", id: node.to_string() })?;
+        let entry = entries.get_mut(node).ok_or_else(|| Error::NotFound {
+            what: "node",
+            id: node.to_string(),
+        })?;
         change(&mut entry.record);
         Ok(entry.record.clone())
     }
 
     pub(super) async fn save(&self, record: &NodeRecord) -> Result<(), Error> {
-        self.shared.records.put(&NodeRecord::key(&record.id), record).await
+        self.shared
+            .records
+            .put(&NodeRecord::key(&record.id), record)
+            .await
     }
 }
 
@@ -234,7 +294,9 @@ impl Listener for Nodes {
         let data = json!({
             "from": from.map(NodeState::as_str), "to": to.as_str(), "detail": cause.sentence(),
         });
-        self.shared.events.emit(now, &format!("node.{to}"), node.as_str(), data);
+        self.shared
+            .events
+            .emit(now, &format!("node.{to}"), node.as_str(), data);
         self.shared.dispatcher.availability(node, availability(to));
     }
 

@@ -17,11 +17,18 @@ impl Nodes {
     /// All nodes in the order of their ids.
     pub fn views(&self, liveness: &Liveness) -> Vec<NodeView> {
         let entries: Vec<Entry> = self.shared.entries.lock().values().cloned().collect();
-        entries.iter().map(|entry| self.entry_view(liveness, entry)).collect()
+        entries
+            .iter()
+            .map(|entry| self.entry_view(liveness, entry))
+            .collect()
     }
 
     fn entry_view(&self, liveness: &Liveness, entry: &Entry) -> NodeView {
-        let Entry { record, live, pending } = entry;
+        let Entry {
+            record,
+            live,
+            pending,
+        } = entry;
         let now = self.shared.clock.wall();
         let from = Timestamp(record.certificate_from_ms);
         let until = Timestamp(record.certificate_until_ms);
@@ -40,12 +47,18 @@ impl Nodes {
                 memory_bytes: beat.used_memory_bytes,
                 free_disk_bytes: beat.free_disk_bytes,
             },
-            certificate: Some(CertificateView { expires_at: rfc3339(until), validity: validity_at(from, until, now) }),
+            certificate: Some(CertificateView {
+                expires_at: rfc3339(until),
+                validity: validity_at(from, until, now),
+            }),
             epoch: liveness.epoch(&record.id).unwrap_or(0),
             joined_at: rfc3339(Timestamp(record.joined_at_ms)),
             last_seen_at: live.last_seen.map(rfc3339),
             missing: live.missing.clone(),
-            approval_code: pending.as_ref().filter(|pending| !pending.approved).map(|pending| pending.code.clone()),
+            approval_code: pending
+                .as_ref()
+                .filter(|pending| !pending.approved)
+                .map(|pending| pending.code.clone()),
         }
     }
 }

@@ -13,8 +13,15 @@ use crate::state::Server;
 
 /// Lets administrators pass: by client certificate, by bearer token, or on the loopback listener
 /// that was opened without protection.
-pub async fn require_admin(State(server): State<Arc<Server>>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let peer = request.extensions().get::<Peer>().ok_or_else(ApiError::unauthenticated)?;
+pub async fn require_admin(
+    State(server): State<Arc<Server>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let peer = request
+        .extensions()
+        .get::<Peer>()
+        .ok_or_else(ApiError::unauthenticated)?;
     let allowed = match &peer.identity {
         Some(Identity::User(_)) => true,
         _ if peer.insecure => true,
@@ -24,11 +31,21 @@ pub async fn require_admin(State(server): State<Arc<Server>>, request: Request, 
             None => false,
         },
     };
-    if allowed { Ok(next.run(request).await) } else { Err(ApiError::unauthenticated()) }
+    if allowed {
+        Ok(next.run(request).await)
+    } else {
+        Err(ApiError::unauthenticated())
+    }
 }
 
 fn bearer(request: &Request) -> Option<ApiToken> {
-    let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+    let value = request
+        .headers()
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().parse().ok())?
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim().parse().ok())?
 }

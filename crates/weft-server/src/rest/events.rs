@@ -37,9 +37,15 @@ pub struct EventParams {
 impl EventParams {
     fn wants(&self, event: &EventView) -> bool {
         let kind = event.kind.strip_prefix("weft.").unwrap_or(&event.kind);
-        let wanted = self.kind.as_deref().map(|wanted| wanted.strip_prefix("weft.").unwrap_or(wanted));
+        let wanted = self
+            .kind
+            .as_deref()
+            .map(|wanted| wanted.strip_prefix("weft.").unwrap_or(wanted));
         wanted.is_none_or(|wanted| kind.starts_with(wanted))
-            && self.subject.as_deref().is_none_or(|subject| event.subject == subject)
+            && self
+                .subject
+                .as_deref()
+                .is_none_or(|subject| event.subject == subject)
     }
 }
 
@@ -50,45 +56,70 @@ pub async fn events(
     Params(mut params): Params<EventParams>,
 ) -> Result<Response, ApiError> {
     // A browser that reconnects says where it was.
-    let last_id = headers.get("last-event-id").and_then(|id| id.to_str().ok()).and_then(|id| id.parse().ok());
+    let last_id = headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok())
+        .and_then(|id| id.parse().ok());
     params.since = params.since.max(last_id);
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let accept = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .unwrap_or_default();
     if accept.contains("text/event-stream") {
         let stream = follow(server, params);
-        return Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response());
+        return Ok(Sse::new(stream)
+            .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+            .into_response());
     }
     let mut items = server.events.after(params.since.unwrap_or(0), BATCH);
-    let next = items.last().filter(|_| items.len() == BATCH).map(|event| event.seq.to_string());
+    let next = items
+        .last()
+        .filter(|_| items.len() == BATCH)
+        .map(|event| event.seq.to_string());
     items.retain(|event| params.wants(event));
     Ok(Json(Page { items, next }).into_response())
 }
 
-fn follow(server: Arc<Server>, params: EventParams) -> impl futures::Stream<Item = Result<Event, Infallible>> {
+fn follow(
+    server: Arc<Server>,
+    params: EventParams,
+) -> impl futures::Stream<Item = Result<Event, Infallible>> {
     let newest = server.events.subscribe();
     let goes_on = params.follow.unwrap_or(true);
-    let state = (server, params, newest, std::collections::VecDeque::<EventView>::new());
-    futures::stream::unfold(state, move |(server, mut params, mut newest, mut ready)| async move {
-        loop {
-            while let Some(event) = ready.pop_front() {
-                params.since = Some(event.seq);
-                if params.wants(&event)
-                    && let Ok(sse) = Event::default().id(event.id.clone()).event(event.kind.clone()).json_data(&event)
-                {
-                    return Some((Ok(sse), (server, params, newest, ready)));
+    let state = (
+        server,
+        params,
+        newest,
+        std::collections::VecDeque::<EventView>::new(),
+    );
+    futures::stream::unfold(
+        state,
+        move |(server, mut params, mut newest, mut ready)| async move {
+            loop {
+                while let Some(event) = ready.pop_front() {
+                    params.since = Some(event.seq);
+                    if params.wants(&event)
+                        && let Ok(sse) = Event::default()
+                            .id(event.id.clone())
+                            .event(event.kind.clone())
+                            .json_data(&event)
+                    {
+                        return Some((Ok(sse), (server, params, newest, ready)));
+                    }
+                }
+                newest.mark_unchanged();
+                ready = server.events.after(params.since.unwrap_or(0), BATCH).into();
+                if ready.is_empty() {
+                    if !goes_on {
+                        return None;
+                    }
+                    let stopping = server.stopping.clone();
+                    tokio::select! {
+                        changed = newest.changed() => changed.ok()?,
+                        () = stopping.cancelled() => return None,
+                    }
                 }
             }
-            newest.mark_unchanged();
-            ready = server.events.after(params.since.unwrap_or(0), BATCH).into();
-            if ready.is_empty() {
-                if !goes_on {
-                    return None;
-                }
-                let stopping = server.stopping.clone();
-                tokio::select! {
-                    changed = newest.changed() => changed.ok()?,
-                    () = stopping.cancelled() => return None,
-                }
-            }
-        }
-    })
+        },
+    )
 }

@@ -14,10 +14,16 @@ use crate::outcome::why;
 use crate::state::Server;
 
 /// `GET /v1/jobs/{id}/explain`.
-pub async fn explain(State(server): App, Path(id): Path<String>) -> Result<Json<ExplainView>, ApiError> {
+pub async fn explain(
+    State(server): App,
+    Path(id): Path<String>,
+) -> Result<Json<ExplainView>, ApiError> {
     let id = job_id(&id)?;
     let view = jobs::waited(&server, id, std::time::Duration::ZERO).await?;
-    let waiting = server.dispatcher.ask(move |shell| shell.machine().waiting(id)).await?;
+    let waiting = server
+        .dispatcher
+        .ask(move |shell| shell.machine().waiting(id))
+        .await?;
     let counts = &view.tasks;
     let summary = match (&waiting, view.state) {
         (Some(waiting), JobState::Queued | JobState::Running) => waiting.to_string(),
@@ -30,7 +36,9 @@ pub async fn explain(State(server): App, Path(id): Path<String>) -> Result<Json<
             counts.running + counts.assigned
         ),
     };
-    let explanation = waiting.as_ref().and_then(|waiting| waiting.explanation.as_ref());
+    let explanation = waiting
+        .as_ref()
+        .and_then(|waiting| waiting.explanation.as_ref());
     Ok(Json(ExplainView {
         id: id.to_string(),
         state: view.state.to_string(),
@@ -45,9 +53,16 @@ pub async fn explain(State(server): App, Path(id): Path<String>) -> Result<Json<
 
 /// Why a job's queued tasks wait; `None` when none does.
 pub(super) async fn waiting(server: &Server, id: JobId) -> Option<WhyView> {
-    let waiting: Waiting = server.dispatcher.ask(move |shell| shell.machine().waiting(id)).await.ok()??;
+    let waiting: Waiting = server
+        .dispatcher
+        .ask(move |shell| shell.machine().waiting(id))
+        .await
+        .ok()??;
     let reason = waiting.reason()?;
-    let nearest = waiting.explanation.as_ref().and_then(|explanation| explanation.nearest.as_ref());
+    let nearest = waiting
+        .explanation
+        .as_ref()
+        .and_then(|explanation| explanation.nearest.as_ref());
     let mut view = why(reason, &waiting.to_string());
     view.next = Some(nearest.map_or_else(|| format!("weft explain {id}"), ToString::to_string));
     Some(view)

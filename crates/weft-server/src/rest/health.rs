@@ -30,7 +30,9 @@ pub async fn health(State(server): App) -> Json<Health> {
 pub async fn ready(State(server): App) -> Result<Json<Health>, ApiError> {
     match server.dispatcher.ask(|shell| shell.connected()).await {
         Ok(_) => Ok(Json(view(&server))),
-        Err(error) => Err(Problem::new(503, "not-ready", Reason::Internal, error.to_string()).into()),
+        Err(error) => {
+            Err(Problem::new(503, "not-ready", Reason::Internal, error.to_string()).into())
+        }
     }
 }
 
@@ -39,7 +41,13 @@ pub async fn metrics(State(server): App) -> Result<impl IntoResponse, ApiError> 
     let gauges = server.dispatcher.ask(|shell| shell.gauges()).await?;
     let nodes = server.nodes.views(&server.liveness);
     let text = server.metrics.encode(&gauges, &nodes)?;
-    Ok(([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text))
+    Ok((
+        [(
+            header::CONTENT_TYPE,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        )],
+        text,
+    ))
 }
 
 /// `GET /v1/version`: versions of the server and its nodes.
@@ -48,5 +56,9 @@ pub async fn version(State(server): App) -> Json<VersionView> {
     for node in server.nodes.all() {
         *nodes.entry(node.version).or_insert(0) += 1;
     }
-    Json(VersionView { client: String::new(), server: Some(env!("CARGO_PKG_VERSION").to_owned()), nodes })
+    Json(VersionView {
+        client: String::new(),
+        server: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        nodes,
+    })
 }

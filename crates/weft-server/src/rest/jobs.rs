@@ -25,17 +25,25 @@ pub struct WaitParams {
 }
 
 /// `GET /v1/jobs`: newest first.
-pub async fn list(State(server): App, Params(params): Params<PageParams>) -> Result<Json<Page<JobView>>, ApiError> {
+pub async fn list(
+    State(server): App,
+    Params(params): Params<PageParams>,
+) -> Result<Json<Page<JobView>>, ApiError> {
     let before = JobId(params.cursor_number()?.unwrap_or(u64::MAX));
     let limit = params.limit();
     let stats = server
         .dispatcher
         .ask(move |shell| {
             let ids = shell.newest_jobs(before, limit);
-            ids.into_iter().filter_map(|id| shell.stats(id)).collect::<Vec<_>>()
+            ids.into_iter()
+                .filter_map(|id| shell.stats(id))
+                .collect::<Vec<_>>()
         })
         .await?;
-    let next = stats.last().filter(|_| stats.len() == limit).map(|last| last.id.0.to_string());
+    let next = stats
+        .last()
+        .filter(|_| stats.len() == limit)
+        .map(|last| last.id.0.to_string());
     let mut items = Vec::with_capacity(stats.len());
     for stats in stats {
         let mut view = stats.view();
@@ -52,11 +60,17 @@ pub async fn show(
     Params(params): Params<WaitParams>,
 ) -> Result<Json<JobView>, ApiError> {
     let id = job_id(&id)?;
-    Ok(Json(waited(&server, id, wait(params.wait.as_deref())?).await?))
+    Ok(Json(
+        waited(&server, id, wait(params.wait.as_deref())?).await?,
+    ))
 }
 
 /// A job, once it is final or the wait is over.
-pub(super) async fn waited(server: &Server, id: JobId, wait: Duration) -> Result<JobView, ApiError> {
+pub(super) async fn waited(
+    server: &Server,
+    id: JobId,
+    wait: Duration,
+) -> Result<JobView, ApiError> {
     let mut news = server.dispatcher.watch(id);
     let deadline = tokio::time::Instant::now() + wait;
     loop {
@@ -75,17 +89,24 @@ pub(super) async fn waited(server: &Server, id: JobId, wait: Duration) -> Result
 
 pub(super) async fn view(server: &Server, id: JobId) -> Result<JobView, ApiError> {
     let stats = server.dispatcher.ask(move |shell| shell.stats(id)).await?;
-    stats.map(|stats| stats.view()).ok_or_else(|| unknown(id).into())
+    stats
+        .map(|stats| stats.view())
+        .ok_or_else(|| unknown(id).into())
 }
 
 pub(super) fn unknown(id: JobId) -> Error {
-    Error::NotFound { what: "job", id: id.to_string() }
+    Error::NotFound {
+        what: "job",
+        id: id.to_string(),
+    }
 }
 
 /// Why a job waits or failed: of a failed one, its first bad task.
 async fn job_why(server: &Server, view: &JobView) -> Option<WhyView> {
     match view.state {
-        JobState::Queued | JobState::Running if view.tasks.queued > 0 => super::explain::waiting(server, view.id).await,
+        JobState::Queued | JobState::Running if view.tasks.queued > 0 => {
+            super::explain::waiting(server, view.id).await
+        }
         JobState::Failed => first_failure(server, view.id).await,
         JobState::Cancelled => Some(why(Reason::Cancelled, "")),
         _ => None,
@@ -99,7 +120,12 @@ async fn first_failure(server: &Server, id: JobId) -> Option<WhyView> {
     let bad = |state| matches!(state, TaskState::Failed | TaskState::Dead);
     let task = server
         .dispatcher
-        .ask(move |shell| shell.machine().tasks(id, 0, SEARCHED_TASKS).find(|(_, state, _)| bad(*state)))
+        .ask(move |shell| {
+            shell
+                .machine()
+                .tasks(id, 0, SEARCHED_TASKS)
+                .find(|(_, state, _)| bad(*state))
+        })
         .await
         .ok()??
         .0;
@@ -109,7 +135,14 @@ async fn first_failure(server: &Server, id: JobId) -> Option<WhyView> {
 async fn task_why(server: &Server, id: JobId, task: u32) -> Option<WhyView> {
     let stored = server.log.result(id, task).await?;
     let (_, reason) = unpack_state(stored.state)?;
-    let view = outcome::result_view(task, TaskState::Failed, reason, stored.attempt, None, &stored.outcome);
+    let view = outcome::result_view(
+        task,
+        TaskState::Failed,
+        reason,
+        stored.attempt,
+        None,
+        &stored.outcome,
+    );
     view.why
 }
 
@@ -132,18 +165,32 @@ pub async fn tasks(
             let rows: Vec<_> = wanted
                 .take(limit)
                 .map(|(task, state, attempts)| {
-                    let node = machine.task(id, task).and_then(|(_, _, node)| node.map(ToString::to_string));
-                    TaskView { task, state, attempts, node, why: None }
+                    let node = machine
+                        .task(id, task)
+                        .and_then(|(_, _, node)| node.map(ToString::to_string));
+                    TaskView {
+                        task,
+                        state,
+                        attempts,
+                        node,
+                        why: None,
+                    }
                 })
                 .collect();
             Some(rows)
         })
         .await?;
     let mut items = found.ok_or_else(|| unknown(id))?;
-    for item in items.iter_mut().filter(|item| matches!(item.state, TaskState::Failed | TaskState::Dead)) {
+    for item in items
+        .iter_mut()
+        .filter(|item| matches!(item.state, TaskState::Failed | TaskState::Dead))
+    {
         item.why = task_why(&server, id, item.task).await;
     }
-    let next = items.last().filter(|_| items.len() == limit).map(|last| (last.task + 1).to_string());
+    let next = items
+        .last()
+        .filter(|_| items.len() == limit)
+        .map(|last| (last.task + 1).to_string());
     Ok(Json(Page { items, next }))
 }
 

@@ -39,7 +39,11 @@ pub struct LogParams {
 
 /// `GET /v1/logs/jobs/{id}`: pieces of output as NDJSON, task by task; with `follow` each task
 /// until it ends.
-pub async fn logs(State(server): App, Path(id): Path<String>, Params(params): Params<LogParams>) -> Result<Response, ApiError> {
+pub async fn logs(
+    State(server): App,
+    Path(id): Path<String>,
+    Params(params): Params<LogParams>,
+) -> Result<Response, ApiError> {
     let id = job_id(&id)?;
     let total = jobs::view(&server, id).await?.tasks.total;
     let tasks = match params.task {
@@ -50,7 +54,15 @@ pub async fn logs(State(server): App, Path(id): Path<String>, Params(params): Pa
     let (lines, receiver) = mpsc::channel(MAX_WAITING_LINES);
     tokio::spawn(async move {
         for task in tasks {
-            let mut source = Source { server: Arc::clone(&server), job: id, task, lines: lines.clone(), stdout: 0, stderr: 0, node: None };
+            let mut source = Source {
+                server: Arc::clone(&server),
+                job: id,
+                task,
+                lines: lines.clone(),
+                stdout: 0,
+                stderr: 0,
+                node: None,
+            };
             if source.send_all(follow).await.is_none() {
                 break;
             }
@@ -85,7 +97,12 @@ impl Source {
             }
             let mut pieces = self.server.follows.follow(self.job, self.task);
             let (job, task, stdout, stderr) = (self.job, self.task, self.stdout, self.stderr);
-            let asked = self.server.dispatcher.ask(move |shell| shell.follow(job, task, stdout, stderr)).await.ok()?;
+            let asked = self
+                .server
+                .dispatcher
+                .ask(move |shell| shell.follow(job, task, stdout, stderr))
+                .await
+                .ok()?;
             loop {
                 tokio::select! {
                     Some(piece) = pieces.recv(), if asked => self.send_piece(&piece).await?,
@@ -110,9 +127,16 @@ impl Source {
     }
 
     async fn send_piece(&mut self, piece: &v1::LogChunk) -> Option<()> {
-        let (name, known) = if piece.stream == 2 { ("stderr", self.stderr) } else { ("stdout", self.stdout) };
+        let (name, known) = if piece.stream == 2 {
+            ("stderr", self.stderr)
+        } else {
+            ("stdout", self.stdout)
+        };
         // What overlaps was sent before; after a gap the rest comes from the stored result.
-        let Some(fresh) = known.checked_sub(piece.offset).and_then(|skip| usize::try_from(skip).ok()) else {
+        let Some(fresh) = known
+            .checked_sub(piece.offset)
+            .and_then(|skip| usize::try_from(skip).ok())
+        else {
             return Some(());
         };
         match piece.data.get(fresh..) {
@@ -123,24 +147,43 @@ impl Source {
 
     /// What the journal or the artifacts have beyond what was sent.
     async fn send_stored(&mut self) -> Option<()> {
-        let Some(stored) = self.server.log.result(self.job, self.task).await else { return Some(()) };
+        let Some(stored) = self.server.log.result(self.job, self.task).await else {
+            return Some(());
+        };
         let outcome = v1::TaskOutcome::decode(stored.outcome).unwrap_or_default();
         self.node = Some(outcome.node).filter(|node| !node.is_empty());
-        self.send_rest("stdout", outcome.stdout, &outcome.stdout_blob).await?;
-        self.send_rest("stderr", outcome.stderr, &outcome.stderr_blob).await
+        self.send_rest("stdout", outcome.stdout, &outcome.stdout_blob)
+            .await?;
+        self.send_rest("stderr", outcome.stderr, &outcome.stderr_blob)
+            .await
     }
 
-    async fn send_rest(&mut self, name: &'static str, mut inline: Bytes, blob: &[u8]) -> Option<()> {
-        let known = if name == "stderr" { self.stderr } else { self.stdout };
+    async fn send_rest(
+        &mut self,
+        name: &'static str,
+        mut inline: Bytes,
+        blob: &[u8],
+    ) -> Option<()> {
+        let known = if name == "stderr" {
+            self.stderr
+        } else {
+            self.stdout
+        };
         if let Ok(hash) = BlobHash::from_slice(blob) {
             return self.send_blob(name, &hash, known).await;
         }
-        inline.advance(usize::try_from(known).unwrap_or(usize::MAX).min(inline.len()));
+        inline.advance(
+            usize::try_from(known)
+                .unwrap_or(usize::MAX)
+                .min(inline.len()),
+        );
         self.send(name, inline).await
     }
 
     async fn send_blob(&mut self, name: &'static str, hash: &BlobHash, known: u64) -> Option<()> {
-        let Ok(mut file) = self.server.blobs.open_file(hash).await else { return Some(()) };
+        let Ok(mut file) = self.server.blobs.open_file(hash).await else {
+            return Some(());
+        };
         file.seek(std::io::SeekFrom::Start(known)).await.ok()?;
         let mut buffer = vec![0; PIECE_BYTES];
         loop {
@@ -148,14 +191,19 @@ impl Source {
             if length == 0 {
                 return Some(());
             }
-            self.send(name, Bytes::copy_from_slice(&buffer[..length])).await?;
+            self.send(name, Bytes::copy_from_slice(&buffer[..length]))
+                .await?;
         }
     }
 
     async fn send(&mut self, name: &'static str, mut data: Bytes) -> Option<()> {
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(PIECE_BYTES));
-            let offset = if name == "stderr" { &mut self.stderr } else { &mut self.stdout };
+            let offset = if name == "stderr" {
+                &mut self.stderr
+            } else {
+                &mut self.stdout
+            };
             let line = LogLine {
                 task: self.task,
                 stream: name.to_owned(),

@@ -32,8 +32,8 @@ use weft_types::Reason;
 use crate::state::Server;
 
 pub use openapi::openapi_json;
-pub(crate) use submit::submission;
 use problem::ApiError;
+pub(crate) use submit::submission;
 
 /// What every handler gets.
 type App = axum::extract::State<Arc<Server>>;
@@ -56,7 +56,10 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/v1/results/{id}", get(results::page))
         .route("/v1/logs/jobs/{id}", get(logs::logs))
         .route("/v1/nodes", get(nodes::list))
-        .route("/v1/nodes/{id}", get(nodes::show).patch(nodes::change).delete(nodes::remove))
+        .route(
+            "/v1/nodes/{id}",
+            get(nodes::show).patch(nodes::change).delete(nodes::remove),
+        )
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::remove))
         .route("/v1/scheduler/schedule", post(scheduler::schedule))
@@ -64,10 +67,33 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/v1/events", get(events::events))
         .route("/v1/version", get(health::version))
         .route("/v1/blobs/{hash}", get(blobs::get).put(blobs::put))
-        .layer(middleware::from_fn_with_state(Arc::clone(&server), access::require_admin));
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&server),
+            access::require_admin,
+        ));
     open.merge(guarded)
-        .fallback(|| async { ApiError::from(Problem::new(404, "no-such-path", Reason::InvalidSpec, "there is nothing at this path").with_next("GET /openapi.json lists the paths")) })
-        .method_not_allowed_fallback(|| async { ApiError::from(Problem::new(405, "method-not-allowed", Reason::InvalidSpec, "this path does not take this method").with_next("GET /openapi.json lists what it takes")) })
+        .fallback(|| async {
+            ApiError::from(
+                Problem::new(
+                    404,
+                    "no-such-path",
+                    Reason::InvalidSpec,
+                    "there is nothing at this path",
+                )
+                .with_next("GET /openapi.json lists the paths"),
+            )
+        })
+        .method_not_allowed_fallback(|| async {
+            ApiError::from(
+                Problem::new(
+                    405,
+                    "method-not-allowed",
+                    Reason::InvalidSpec,
+                    "this path does not take this method",
+                )
+                .with_next("GET /openapi.json lists what it takes"),
+            )
+        })
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(server)
@@ -76,6 +102,11 @@ pub fn router(server: Arc<Server>) -> Router {
 /// A defect must not take the connection, let alone the server, with it.
 fn panicked(_: Box<dyn std::any::Any + Send>) -> axum::response::Response {
     use axum::response::IntoResponse;
-    ApiError::from(Problem::new(500, "internal", Reason::Internal, "the server made a mistake; its log has more"))
-        .into_response()
+    ApiError::from(Problem::new(
+        500,
+        "internal",
+        Reason::Internal,
+        "the server made a mistake; its log has more",
+    ))
+    .into_response()
 }

@@ -16,8 +16,12 @@ use crate::state::Server;
 /// `GET /v1/nodes`.
 pub async fn list(State(server): App, Params(params): Params<PageParams>) -> Json<Page<NodeView>> {
     let after = params.cursor.clone().unwrap_or_default();
-    let mut items: Vec<NodeView> =
-        server.nodes.views(&server.liveness).into_iter().filter(|node| node.id > after).collect();
+    let mut items: Vec<NodeView> = server
+        .nodes
+        .views(&server.liveness)
+        .into_iter()
+        .filter(|node| node.id > after)
+        .collect();
     let more = items.len() > params.limit();
     items.truncate(params.limit());
     let next = items.last().filter(|_| more).map(|node| node.id.clone());
@@ -31,20 +35,36 @@ pub async fn show(State(server): App, Path(id): Path<String>) -> Result<Json<Nod
 }
 
 /// `PATCH /v1/nodes/{id}`: cordons, drains, reopens or approves.
-pub async fn change(State(server): App, Path(id): Path<String>, body: Bytes) -> Result<Json<NodeView>, ApiError> {
+pub async fn change(
+    State(server): App,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<NodeView>, ApiError> {
     let patch: NodePatch = parse_json(&body)?;
     let node = server.nodes.resolve(&id)?;
     if let Some(code) = &patch.approve {
         server.nodes.approve(&node, code)?;
     }
     if patch.cordoned.is_some() || patch.draining.is_some() {
-        let record = server.nodes.all().into_iter().find(|record| record.id == node);
-        let (was_cordoned, was_draining) = record.map_or((false, false), |record| (record.cordoned, record.draining));
+        let record = server
+            .nodes
+            .all()
+            .into_iter()
+            .find(|record| record.id == node);
+        let (was_cordoned, was_draining) =
+            record.map_or((false, false), |record| (record.cordoned, record.draining));
         let cordoned = patch.cordoned.unwrap_or(was_cordoned);
         let draining = patch.draining.unwrap_or(was_draining);
-        server.nodes.set_mode(&server.liveness, &node, cordoned, draining).await?;
+        server
+            .nodes
+            .set_mode(&server.liveness, &node, cordoned, draining)
+            .await?;
     } else if patch.approve.is_none() {
-        return Err(FieldError::new("", "nothing to change; give `cordoned`, `draining` or `approve`").into());
+        return Err(FieldError::new(
+            "",
+            "nothing to change; give `cordoned`, `draining` or `approve`",
+        )
+        .into());
     }
     view(&server, &node)
 }
@@ -58,5 +78,11 @@ pub async fn remove(State(server): App, Path(id): Path<String>) -> Result<Status
 
 fn view(server: &Server, node: &NodeId) -> Result<Json<NodeView>, ApiError> {
     let view = server.nodes.view(&server.liveness, node);
-    view.map(Json).ok_or_else(|| Error::NotFound { what: "node", id: node.to_string() }.into())
+    view.map(Json).ok_or_else(|| {
+        Error::NotFound {
+            what: "node",
+            id: node.to_string(),
+        }
+        .into()
+    })
 }

@@ -8,7 +8,10 @@ use utoipa::OpenApi;
 /// All shapes of requests and responses.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Weft", description = "One computer out of many: describe work once, it runs in the cheapest place that satisfies it."),
+    info(
+        title = "Weft",
+        description = "One computer out of many: describe work once, it runs in the cheapest place that satisfies it."
+    ),
     components(schemas(
         weft_api::EventView,
         weft_api::ExplainView,
@@ -51,13 +54,30 @@ enum Answer {
     Other(&'static str),
 }
 
-const fn operation(method: &'static str, path: &'static str, summary: &'static str, answer: Answer) -> Operation {
-    Operation { method, path, summary, query: &[], body: None, status: "200", answer, is_open: false }
+const fn operation(
+    method: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    answer: Answer,
+) -> Operation {
+    Operation {
+        method,
+        path,
+        summary,
+        query: &[],
+        body: None,
+        status: "200",
+        answer,
+        is_open: false,
+    }
 }
 
 impl Operation {
     const fn open(self) -> Self {
-        Self { is_open: true, ..self }
+        Self {
+            is_open: true,
+            ..self
+        }
     }
 
     const fn query(self, query: &'static [&'static str]) -> Self {
@@ -65,7 +85,10 @@ impl Operation {
     }
 
     const fn body(self, body: &'static str) -> Self {
-        Self { body: Some(body), ..self }
+        Self {
+            body: Some(body),
+            ..self
+        }
     }
 
     const fn status(self, status: &'static str) -> Self {
@@ -136,7 +159,9 @@ fn describe(operation: &Operation) -> Value {
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } }))
         .collect();
     let query = operation.query.iter();
-    parameters.extend(query.map(|name| json!({ "name": name, "in": "query", "schema": { "type": "string" } })));
+    parameters.extend(
+        query.map(|name| json!({ "name": name, "in": "query", "schema": { "type": "string" } })),
+    );
     let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });
     let content = match &operation.answer {
         Nothing => None,
@@ -166,7 +191,8 @@ fn describe(operation: &Operation) -> Value {
         "responses": { operation.status: success, "default": problem },
     });
     if let Some(body) = operation.body {
-        described["requestBody"] = json!({ "content": { "application/json": { "schema": reference(body) } } });
+        described["requestBody"] =
+            json!({ "content": { "application/json": { "schema": reference(body) } } });
     }
     if !operation.is_open {
         described["security"] = json!([{ "certificate": [] }, { "token": [] }]);
@@ -191,15 +217,32 @@ mod tests {
     #[test]
     fn every_route_is_described_and_every_shape_is_there() {
         let document = document();
-        assert!(document["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")));
+        assert!(
+            document["openapi"]
+                .as_str()
+                .is_some_and(|version| version.starts_with("3.1"))
+        );
         let router = include_str!("mod.rs");
-        let routes = router.split(".route(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        let routes = router
+            .split(".route(\"")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next());
         for route in routes {
-            assert!(document["paths"][route].is_object(), "{route} is not described");
+            assert!(
+                document["paths"][route].is_object(),
+                "{route} is not described"
+            );
         }
         let text = document.to_string();
-        for reference in text.split("#/components/schemas/").skip(1).filter_map(|rest| rest.split('"').next()) {
-            assert!(document["components"]["schemas"][reference].is_object(), "{reference} is missing");
+        for reference in text
+            .split("#/components/schemas/")
+            .skip(1)
+            .filter_map(|rest| rest.split('"').next())
+        {
+            assert!(
+                document["components"]["schemas"][reference].is_object(),
+                "{reference} is missing"
+            );
         }
     }
 }

@@ -43,7 +43,9 @@ pub struct PageParams {
 impl PageParams {
     /// How many entries the page may have.
     pub fn limit(&self) -> usize {
-        self.limit.unwrap_or(DEFAULT_PAGE_ENTRIES).clamp(1, MAX_PAGE_ENTRIES)
+        self.limit
+            .unwrap_or(DEFAULT_PAGE_ENTRIES)
+            .clamp(1, MAX_PAGE_ENTRIES)
     }
 
     /// The cursor as a number.
@@ -53,7 +55,11 @@ impl PageParams {
     pub fn cursor_number(&self) -> Result<Option<u64>, ApiError> {
         self.cursor
             .as_deref()
-            .map(|cursor| cursor.parse().map_err(|_| FieldError::new("cursor", "not a cursor of this list").into()))
+            .map(|cursor| {
+                cursor
+                    .parse()
+                    .map_err(|_| FieldError::new("cursor", "not a cursor of this list").into())
+            })
             .transpose()
     }
 }
@@ -63,7 +69,10 @@ impl PageParams {
 /// # Errors
 /// When it is not a duration.
 pub fn wait(text: Option<&str>) -> Result<Duration, ApiError> {
-    let wait = text.map(parse_duration).transpose().map_err(|error| FieldError::new("wait", error))?;
+    let wait = text
+        .map(parse_duration)
+        .transpose()
+        .map_err(|error| FieldError::new("wait", error))?;
     Ok(wait.unwrap_or_default().min(MAX_WAIT))
 }
 
@@ -72,5 +81,6 @@ pub fn wait(text: Option<&str>) -> Result<Duration, ApiError> {
 /// # Errors
 /// When it is not a job id.
 pub fn job_id(text: &str) -> Result<JobId, ApiError> {
-    text.parse().map_err(|_| weft_api::Problem::not_found("job", text).into())
+    text.parse()
+        .map_err(|_| weft_api::Problem::not_found("job", text).into())
 }

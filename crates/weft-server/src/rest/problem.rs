@@ -25,7 +25,13 @@ impl ApiError {
 
     /// Valid credentials that do not allow this.
     pub fn forbidden(who: &str) -> Self {
-        Problem::new(403, "forbidden", Reason::PermissionDenied, format!("{who} may not use this interface")).into()
+        Problem::new(
+            403,
+            "forbidden",
+            Reason::PermissionDenied,
+            format!("{who} may not use this interface"),
+        )
+        .into()
     }
 
     /// Try again later, and when.
@@ -39,22 +45,35 @@ impl ApiError {
 
     /// A body over the limit.
     pub fn too_large(limit_bytes: usize) -> Self {
-        Problem::new(413, "body-too-large", Reason::InvalidSpec, format!("the body is larger than {limit_bytes} bytes"))
-            .with_next("stream tasks as application/x-ndjson, or upload inputs as artifacts")
-            .into()
+        Problem::new(
+            413,
+            "body-too-large",
+            Reason::InvalidSpec,
+            format!("the body is larger than {limit_bytes} bytes"),
+        )
+        .with_next("stream tasks as application/x-ndjson, or upload inputs as artifacts")
+        .into()
     }
 
     /// A body of the wrong kind.
     pub fn wrong_content(expected: &str) -> Self {
-        Problem::new(415, "wrong-content-type", Reason::InvalidSpec, format!("expected {expected}"))
-            .with_next(format!("send the header `content-type: {expected}`"))
-            .into()
+        Problem::new(
+            415,
+            "wrong-content-type",
+            Reason::InvalidSpec,
+            format!("expected {expected}"),
+        )
+        .with_next(format!("send the header `content-type: {expected}`"))
+        .into()
     }
 }
 
 impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {
-        Self { problem, retry_after_s: None }
+        Self {
+            problem,
+            retry_after_s: None,
+        }
     }
 }
 
@@ -85,12 +104,16 @@ impl From<Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response<Body> {
-        let status = StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self.problem).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_CONTENT_TYPE));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static(PROBLEM_CONTENT_TYPE),
+        );
         if let Some(seconds) = self.retry_after_s {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

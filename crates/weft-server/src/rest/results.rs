@@ -47,14 +47,25 @@ pub async fn stream(
     let in_order = match params.order.as_deref() {
         None | Some("finish") => false,
         Some("task") => true,
-        Some(other) => return Err(FieldError::new("order", format!("{other:?} is neither finish nor task")).into()),
+        Some(other) => {
+            return Err(
+                FieldError::new("order", format!("{other:?} is neither finish nor task")).into(),
+            );
+        }
     };
     let deadline = Instant::now() + wait(params.wait.as_deref())?;
     let cursor = Cursor::open(server, id, in_order, deadline).await?;
     let chunks = futures::stream::unfold(cursor, |mut cursor| async move {
-        cursor.chunk().await.map(|chunk| (Ok::<_, std::convert::Infallible>(chunk), cursor))
+        cursor
+            .chunk()
+            .await
+            .map(|chunk| (Ok::<_, std::convert::Infallible>(chunk), cursor))
     });
-    Ok(([(header::CONTENT_TYPE, NDJSON_CONTENT_TYPE)], Body::from_stream(chunks)).into_response())
+    Ok((
+        [(header::CONTENT_TYPE, NDJSON_CONTENT_TYPE)],
+        Body::from_stream(chunks),
+    )
+        .into_response())
 }
 
 /// `GET /v1/results/{id}`: one page of results that are there.
@@ -98,13 +109,24 @@ struct Final {
     attempts: u32,
 }
 
-async fn finals(server: &Server, id: JobId, first: u32, limit: u32) -> Result<Vec<Final>, ApiError> {
+async fn finals(
+    server: &Server,
+    id: JobId,
+    first: u32,
+    limit: u32,
+) -> Result<Vec<Final>, ApiError> {
     let found = server
         .dispatcher
         .ask(move |shell| {
             let rows = shell.machine().tasks(id, first, limit);
             let finals = rows.filter(|(_, state, _)| state.is_final());
-            finals.map(|(task, state, attempts)| Final { task, state, attempts }).collect::<Vec<_>>()
+            finals
+                .map(|(task, state, attempts)| Final {
+                    task,
+                    state,
+                    attempts,
+                })
+                .collect::<Vec<_>>()
         })
         .await?;
     Ok(found)
@@ -118,18 +140,41 @@ struct Files {
 
 impl Files {
     fn of(server: &Arc<Server>, stats: &JobStats) -> Self {
-        Self { server: Arc::clone(server), job: stats.id }
+        Self {
+            server: Arc::clone(server),
+            job: stats.id,
+        }
     }
 
     async fn view(&self, task: Final) -> Option<ResultView> {
         let stored = self.server.log.result(self.job, task.task).await;
-        let payload = self.server.log.payloads(self.job, task.task, 1).await?.into_iter().next().unwrap_or_default();
-        let file = v1::TaskPayload::decode(payload).ok().map(|payload| payload.file).filter(|file| !file.is_empty());
+        let payload = self
+            .server
+            .log
+            .payloads(self.job, task.task, 1)
+            .await?
+            .into_iter()
+            .next()
+            .unwrap_or_default();
+        let file = v1::TaskPayload::decode(payload)
+            .ok()
+            .map(|payload| payload.file)
+            .filter(|file| !file.is_empty());
         let (reason, outcome) = match &stored {
-            Some(stored) => (unpack_state(stored.state).and_then(|(_, reason)| reason), stored.outcome.clone()),
+            Some(stored) => (
+                unpack_state(stored.state).and_then(|(_, reason)| reason),
+                stored.outcome.clone(),
+            ),
             None => (None, Bytes::new()),
         };
-        Some(result_view(task.task, task.state, reason, task.attempts, file, &outcome))
+        Some(result_view(
+            task.task,
+            task.state,
+            reason,
+            task.attempts,
+            file,
+            &outcome,
+        ))
     }
 }
 
@@ -150,13 +195,29 @@ struct Cursor {
 }
 
 impl Cursor {
-    async fn open(server: Arc<Server>, job: JobId, in_order: bool, deadline: Instant) -> Result<Self, ApiError> {
+    async fn open(
+        server: Arc<Server>,
+        job: JobId,
+        in_order: bool,
+        deadline: Instant,
+    ) -> Result<Self, ApiError> {
         let news = server.dispatcher.watch(job);
         let stats = stats(&server, job).await?;
         let total = u32::try_from(stats.counts.total).unwrap_or(u32::MAX);
         let files = Files::of(&server, &stats);
         let sent = SentTasks::new(if in_order { 0 } else { total });
-        Ok(Self { server, files, job, total, in_order, deadline, news, next: 0, sent, ready: VecDeque::new() })
+        Ok(Self {
+            server,
+            files,
+            job,
+            total,
+            in_order,
+            deadline,
+            news,
+            next: 0,
+            sent,
+            ready: VecDeque::new(),
+        })
     }
 
     /// The next lines; `None` when all were sent or the wait is over.
@@ -188,7 +249,9 @@ impl Cursor {
     /// Looks for final tasks that were not sent.
     async fn look(&mut self) -> Option<()> {
         if self.in_order {
-            let found = finals(&self.server, self.job, self.next, STEP_TASKS).await.ok()?;
+            let found = finals(&self.server, self.job, self.next, STEP_TASKS)
+                .await
+                .ok()?;
             for task in found {
                 if task.task != self.next {
                     break;
@@ -200,7 +263,10 @@ impl Cursor {
         }
         let mut from = self.next;
         while from < self.total && self.ready.is_empty() {
-            for task in finals(&self.server, self.job, from, STEP_TASKS).await.ok()? {
+            for task in finals(&self.server, self.job, from, STEP_TASKS)
+                .await
+                .ok()?
+            {
                 if self.sent.insert(task.task) {
                     self.ready.push_back(task);
                 }
@@ -222,7 +288,12 @@ impl Cursor {
         }
         // A job that was forgotten meanwhile has no more results.
         let job = self.job;
-        self.server.dispatcher.ask(move |shell| shell.machine().job_state(job)).await.ok()?.map(drop)
+        self.server
+            .dispatcher
+            .ask(move |shell| shell.machine().job_state(job))
+            .await
+            .ok()?
+            .map(drop)
     }
 }
 
@@ -235,12 +306,16 @@ impl SentTasks {
     }
 
     fn contains(&self, task: u32) -> bool {
-        self.0.get(task as usize / 64).is_some_and(|word| word & (1 << (task % 64)) != 0)
+        self.0
+            .get(task as usize / 64)
+            .is_some_and(|word| word & (1 << (task % 64)) != 0)
     }
 
     /// Whether it was not there before.
     fn insert(&mut self, task: u32) -> bool {
-        let Some(word) = self.0.get_mut(task as usize / 64) else { return false };
+        let Some(word) = self.0.get_mut(task as usize / 64) else {
+            return false;
+        };
         let bit = 1 << (task % 64);
         let fresh = *word & bit == 0;
         *word |= bit;

@@ -16,10 +16,18 @@ pub async fn schedule(State(server): App, body: Bytes) -> Result<Json<ExplainVie
     let workload: Workload = parse_json(&body)?;
     workload.check()?;
     let request = submission(&workload, 1).request;
-    let explanation = server.dispatcher.ask(move |shell| shell.machine().index().explain_request(&request)).await?;
+    let explanation = server
+        .dispatcher
+        .ask(move |shell| shell.machine().index().explain_request(&request))
+        .await?;
     Ok(Json(ExplainView {
         id: String::new(),
-        state: if explanation.chosen.is_some() { "possible" } else { "waiting" }.to_owned(),
+        state: if explanation.chosen.is_some() {
+            "possible"
+        } else {
+            "waiting"
+        }
+        .to_owned(),
         summary: explanation.to_string(),
         why: None,
         considered: explain::considered(&explanation),
@@ -30,8 +38,11 @@ pub async fn schedule(State(server): App, body: Bytes) -> Result<Json<ExplainVie
 /// `GET /v1/scheduler/status`.
 pub async fn status(State(server): App) -> Result<Json<Value>, ApiError> {
     let gauges = server.dispatcher.ask(|shell| shell.gauges()).await?;
-    let queued: serde_json::Map<String, Value> =
-        gauges.queued.into_iter().map(|(namespace, count)| (namespace, count.into())).collect();
+    let queued: serde_json::Map<String, Value> = gauges
+        .queued
+        .into_iter()
+        .map(|(namespace, count)| (namespace, count.into()))
+        .collect();
     Ok(Json(json!({
         "jobs": gauges.jobs, "tasks": gauges.tasks, "sessions": gauges.sessions, "queued": queued,
     })))

@@ -23,7 +23,10 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Reads a stream into a job.
 pub(super) async fn submit(server: &Arc<Server>, body: Body) -> Result<JobId, ApiError> {
     let mut lines = Lines::new(body);
-    let first = lines.next().await?.ok_or_else(|| FieldError::new("", "the stream is empty"))?;
+    let first = lines
+        .next()
+        .await?
+        .ok_or_else(|| FieldError::new("", "the stream is empty"))?;
     let workload: Workload = parse_json(&first)?;
     if !workload.tasks.is_empty() || workload.inputs.is_some() {
         return Err(FieldError::new("tasks", "the tasks of a stream are its further lines").into());
@@ -46,7 +49,12 @@ pub(super) async fn submit(server: &Arc<Server>, body: Body) -> Result<JobId, Ap
     }
 }
 
-async fn read_tasks(server: &Arc<Server>, lines: &mut Lines, workload: &Workload, job: &NewJob) -> Result<u32, ApiError> {
+async fn read_tasks(
+    server: &Arc<Server>,
+    lines: &mut Lines,
+    workload: &Workload,
+    job: &NewJob,
+) -> Result<u32, ApiError> {
     let id = job.submission.id;
     server.log.open_job(id, job, server.clock.wall()).await?;
     let mut chunk: Vec<Bytes> = Vec::new();
@@ -57,14 +65,18 @@ async fn read_tasks(server: &Arc<Server>, lines: &mut Lines, workload: &Workload
             return Err(FieldError::new("tasks", format!("more than {MAX_TASKS_PER_JOB}")).into());
         }
         let task: TaskSpec = parse_json(&line).map_err(|error| at_task(index, error))?;
-        task.check(workload.runtime).map_err(|error| at_task(index, error))?;
+        task.check(workload.runtime)
+            .map_err(|error| at_task(index, error))?;
         let payload = encode_task(&task).map_err(|error| at_task(index, error))?;
         size += payload.len();
         chunk.push(payload);
         if chunk.len() >= CHUNK_TASKS || size >= CHUNK_BYTES {
             size = 0;
             let count = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-            server.log.append_tasks(id, written, std::mem::take(&mut chunk)).await?;
+            server
+                .log
+                .append_tasks(id, written, std::mem::take(&mut chunk))
+                .await?;
             written += count;
         }
     }
@@ -89,13 +101,21 @@ struct Lines {
 
 impl Lines {
     fn new(body: Body) -> Self {
-        Self { body, buffer: BytesMut::new(), searched: 0, ended: false }
+        Self {
+            body,
+            buffer: BytesMut::new(),
+            searched: 0,
+            ended: false,
+        }
     }
 
     /// The next line that is not blank.
     async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            if let Some(offset) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
+            if let Some(offset) = self.buffer[self.searched..]
+                .iter()
+                .position(|byte| *byte == b'\n')
+            {
                 let line = self.buffer.split_to(self.searched + offset + 1).freeze();
                 self.searched = 0;
                 if !line.trim_ascii().is_empty() {
@@ -124,7 +144,9 @@ impl Lines {
                     self.buffer.extend_from_slice(data);
                 }
             }
-            Some(Err(error)) => return Err(FieldError::new("", format!("the body broke off: {error}")).into()),
+            Some(Err(error)) => {
+                return Err(FieldError::new("", format!("the body broke off: {error}")).into());
+            }
         }
         Ok(())
     }

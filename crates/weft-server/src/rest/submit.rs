@@ -42,48 +42,85 @@ pub async fn submit(
     let wait = wait(params.wait.as_deref())?;
     let (parts, body) = request.into_parts();
     let key = idempotency_key(&parts.headers)?;
-    let content = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let content = parts
+        .headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
     let content = content.map(|value| value.split(';').next().unwrap_or_default().trim());
     let id = match content {
-        Some(content) if content.eq_ignore_ascii_case(NDJSON_CONTENT_TYPE) => stream::submit(&server, body).await?,
+        Some(content) if content.eq_ignore_ascii_case(NDJSON_CONTENT_TYPE) => {
+            stream::submit(&server, body).await?
+        }
         Some(content) if content.eq_ignore_ascii_case("application/json") => {
             let workload: Workload = parse_json(&whole(body).await?)?;
             submit_whole(&server, workload, key).await?
         }
-        _ => return Err(ApiError::wrong_content("application/json or application/x-ndjson")),
+        _ => {
+            return Err(ApiError::wrong_content(
+                "application/json or application/x-ndjson",
+            ));
+        }
     };
-    let view = if wait.is_zero() { jobs::view(&server, id).await? } else { jobs::waited(&server, id, wait).await? };
+    let view = if wait.is_zero() {
+        jobs::view(&server, id).await?
+    } else {
+        jobs::waited(&server, id, wait).await?
+    };
     Ok(created(&view))
 }
 
 fn created(view: &JobView) -> Response {
     let location = format!("/v1/jobs/{}", view.id);
-    (StatusCode::CREATED, [(header::LOCATION, location)], Json(view)).into_response()
+    (
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        Json(view),
+    )
+        .into_response()
 }
 
 /// A body up to the limit.
 pub(super) async fn whole(body: Body) -> Result<Bytes, ApiError> {
     match Limited::new(body, MAX_BODY_BYTES).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(ApiError::too_large(MAX_BODY_BYTES)),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(ApiError::too_large(MAX_BODY_BYTES))
+        }
         Err(error) => Err(FieldError::new("", format!("the body broke off: {error}")).into()),
     }
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
-    let key = value.to_str().ok().filter(|key| !key.is_empty() && key.len() <= MAX_KEY_BYTES);
+    let Some(value) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let key = value
+        .to_str()
+        .ok()
+        .filter(|key| !key.is_empty() && key.len() <= MAX_KEY_BYTES);
     key.map(|key| Some(key.to_owned())).ok_or_else(|| {
-        FieldError::new("Idempotency-Key", format!("not 1 to {MAX_KEY_BYTES} visible ASCII characters")).into()
+        FieldError::new(
+            "Idempotency-Key",
+            format!("not 1 to {MAX_KEY_BYTES} visible ASCII characters"),
+        )
+        .into()
     })
 }
 
-async fn submit_whole(server: &Arc<Server>, mut workload: Workload, key: Option<String>) -> Result<JobId, ApiError> {
+async fn submit_whole(
+    server: &Arc<Server>,
+    mut workload: Workload,
+    key: Option<String>,
+) -> Result<JobId, ApiError> {
     workload.check()?;
     let mut tasks = std::mem::take(&mut workload.tasks);
     let inputs = workload.inputs.take().unwrap_or_default();
     if !inputs.files.is_empty() {
-        return Err(FieldError::new("inputs.files", "files are uploaded by the CLI; give `tasks` with `blob`").into());
+        return Err(FieldError::new(
+            "inputs.files",
+            "files are uploaded by the CLI; give `tasks` with `blob`",
+        )
+        .into());
     }
     tasks.extend(inputs.tasks);
     let count = match inputs.array {
@@ -104,8 +141,12 @@ async fn submit_whole(server: &Arc<Server>, mut workload: Workload, key: Option<
 
 /// A job of a checked workload, without payloads.
 pub(super) fn new_job(workload: &Workload, tasks: u32) -> Result<NewJob, ApiError> {
-    let name = workload.name.as_ref().map_or_else(|| default_name(workload), ToString::to_string);
-    let json = serde_json::to_vec(workload).map_err(|error| FieldError::new("", error.to_string()))?;
+    let name = workload
+        .name
+        .as_ref()
+        .map_or_else(|| default_name(workload), ToString::to_string);
+    let json =
+        serde_json::to_vec(workload).map_err(|error| FieldError::new("", error.to_string()))?;
     let spec = weft_proto::job_spec(workload, &name, json).encode_to_vec();
     Ok(NewJob {
         submission: submission(workload, tasks),
@@ -140,17 +181,23 @@ pub(crate) fn submission(workload: &Workload, tasks: u32) -> Submission {
 /// A name that says what it does.
 fn default_name(workload: &Workload) -> String {
     let words = match workload.runtime {
-        RuntimeKind::Process => workload.process.as_ref().and_then(|process| process.command.first()),
+        RuntimeKind::Process => workload
+            .process
+            .as_ref()
+            .and_then(|process| process.command.first()),
         RuntimeKind::Wasm => workload.wasm.as_ref().and_then(|wasm| wasm.module.as_ref()),
         _ => None,
     };
-    let base = words.and_then(|word| word.rsplit('/').next()).unwrap_or(workload.runtime.as_str());
+    let base = words
+        .and_then(|word| word.rsplit('/').next())
+        .unwrap_or(workload.runtime.as_str());
     base.chars().take(weft_types::MAX_NAME_BYTES).collect()
 }
 
 /// A checked task as the journal and the agents have it; empty when it is like its job says.
 pub(super) fn encode_task(task: &TaskSpec) -> Result<Bytes, FieldError> {
-    let payload = weft_proto::task_payload(task).map_err(|error| FieldError::new(error.field, error.detail))?;
+    let payload = weft_proto::task_payload(task)
+        .map_err(|error| FieldError::new(error.field, error.detail))?;
     Ok(payload.encode_to_vec().into())
 }
 

@@ -21,25 +21,42 @@ const MAX_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
 const MAX_USES: u32 = 10_000;
 
 /// `POST /v1/tokens`: makes a token.
-pub async fn create(State(server): App, body: Bytes) -> Result<(StatusCode, Json<TokenCreated>), ApiError> {
-    let request: TokenRequest = if body.is_empty() { TokenRequest::default() } else { parse_json(&body)? };
-    let ttl = request.ttl.as_deref().map(parse_duration).transpose().map_err(|error| FieldError::new("ttl", error))?;
+pub async fn create(
+    State(server): App,
+    body: Bytes,
+) -> Result<(StatusCode, Json<TokenCreated>), ApiError> {
+    let request: TokenRequest = if body.is_empty() {
+        TokenRequest::default()
+    } else {
+        parse_json(&body)?
+    };
+    let ttl = request
+        .ttl
+        .as_deref()
+        .map(parse_duration)
+        .transpose()
+        .map_err(|error| FieldError::new("ttl", error))?;
     let ttl = ttl.unwrap_or(DEFAULT_TTL);
     if ttl.is_zero() || ttl > MAX_TTL {
         return Err(FieldError::new("ttl", "not between 1ms and 30d").into());
     }
     let uses = request.uses.unwrap_or(1);
     if !(1..=MAX_USES).contains(&uses) {
-        return Err(FieldError::new("uses", format!("{uses} is not between 1 and {MAX_USES}")).into());
+        return Err(
+            FieldError::new("uses", format!("{uses} is not between 1 and {MAX_USES}")).into(),
+        );
     }
     let (token, record) = server.mint_join_token(ttl, uses).await?;
-    Ok((StatusCode::CREATED, Json(TokenCreated {
-        id: record.id.to_string(),
-        command: format!("weft agent --token {token}"),
-        token: token.to_string(),
-        expires_at: rfc3339(record.expires_at),
-        uses,
-    })))
+    Ok((
+        StatusCode::CREATED,
+        Json(TokenCreated {
+            id: record.id.to_string(),
+            command: format!("weft agent --token {token}"),
+            token: token.to_string(),
+            expires_at: rfc3339(record.expires_at),
+            uses,
+        }),
+    ))
 }
 
 /// `GET /v1/tokens`: tokens that are good.

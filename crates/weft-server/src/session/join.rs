@@ -12,11 +12,15 @@ use crate::nodes::Rejoin;
 use crate::state::Server;
 
 fn node_id(text: &str) -> Result<NodeId, Status> {
-    text.parse().map_err(|error| Status::invalid_argument(format!("node_id: {error}")))
+    text.parse()
+        .map_err(|error| Status::invalid_argument(format!("node_id: {error}")))
 }
 
 /// Exchanges a token for a certificate.
-pub(super) async fn join(server: &Arc<Server>, request: v1::JoinRequest) -> Result<v1::JoinResponse, Status> {
+pub(super) async fn join(
+    server: &Arc<Server>,
+    request: v1::JoinRequest,
+) -> Result<v1::JoinResponse, Status> {
     let id = node_id(&request.node_id)?;
     let secret = hex::decode(&request.token_secret)
         .ok()
@@ -36,9 +40,16 @@ pub(super) async fn join(server: &Arc<Server>, request: v1::JoinRequest) -> Resu
 }
 
 /// Answers a node whose certificate expired.
-pub(super) async fn rejoin(server: &Arc<Server>, request: v1::RejoinRequest) -> Result<v1::RejoinResponse, Status> {
+pub(super) async fn rejoin(
+    server: &Arc<Server>,
+    request: v1::RejoinRequest,
+) -> Result<v1::RejoinResponse, Status> {
     let id = node_id(&request.node_id)?;
-    let answer = server.nodes.rejoin(&id, &request.csr).await.map_err(|error| status_of(&error))?;
+    let answer = server
+        .nodes
+        .rejoin(&id, &request.csr)
+        .await
+        .map_err(|error| status_of(&error))?;
     let ca = server.authority.certificate().der().to_vec().into();
     Ok(match answer {
         Rejoin::Approved(certificate) => v1::RejoinResponse {
@@ -46,6 +57,10 @@ pub(super) async fn rejoin(server: &Arc<Server>, request: v1::RejoinRequest) -> 
             ca,
             short_code: String::new(),
         },
-        Rejoin::Waiting(short_code) => v1::RejoinResponse { certificate: Default::default(), ca, short_code },
+        Rejoin::Waiting(short_code) => v1::RejoinResponse {
+            certificate: Default::default(),
+            ca,
+            short_code,
+        },
     })
 }

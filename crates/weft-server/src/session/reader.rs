@@ -49,18 +49,29 @@ impl Reader {
         match message.message {
             None => Ok(()),
             Some(Message::Heartbeat(beat)) => self.heartbeat(&beat),
-            Some(Message::Results(batch)) => self.report(NodeReport::Results(reports(batch)?)).await,
-            Some(Message::Started(started)) => self.report(NodeReport::Started(task_refs(&started.tasks)?)).await,
+            Some(Message::Results(batch)) => {
+                self.report(NodeReport::Results(reports(batch)?)).await
+            }
+            Some(Message::Started(started)) => {
+                self.report(NodeReport::Started(task_refs(&started.tasks)?))
+                    .await
+            }
             Some(Message::Handback(handback)) => {
                 let tasks = task_refs(&handback.tasks)?;
-                self.report(NodeReport::Handback { tasks, reason: reason(handback.reason) }).await
+                self.report(NodeReport::Handback {
+                    tasks,
+                    reason: reason(handback.reason),
+                })
+                .await
             }
             Some(Message::Log(chunk)) => {
                 self.server.follows.chunk(&self.node, chunk);
                 Ok(())
             }
             Some(Message::Renew(request)) => self.renew(&request).await,
-            Some(Message::Hello(_)) => Err(Status::invalid_argument("hello: a session has only one")),
+            Some(Message::Hello(_)) => {
+                Err(Status::invalid_argument("hello: a session has only one"))
+            }
         }
     }
 
@@ -70,22 +81,39 @@ impl Reader {
                 self.server.nodes.heartbeat(&self.node, beat);
                 Ok(())
             }
-            Beat::Fenced => Err(Status::failed_precondition("the lease of this session has ended; open another")),
+            Beat::Fenced => Err(Status::failed_precondition(
+                "the lease of this session has ended; open another",
+            )),
         }
     }
 
     async fn report(&self, report: NodeReport) -> Result<(), Status> {
-        let sent = self.server.dispatcher.node(&self.node, self.epoch, report).await;
+        let sent = self
+            .server
+            .dispatcher
+            .node(&self.node, self.epoch, report)
+            .await;
         sent.map_err(|error| Status::unavailable(error.to_string()))
     }
 
     async fn renew(&self, request: &v1::RenewRequest) -> Result<(), Status> {
         let answer = match self.server.nodes.renew(&self.node, &request.csr).await {
-            Ok(certificate) => v1::RenewResponse { certificate: certificate.der().to_vec().into(), error: String::new() },
-            Err(error) => v1::RenewResponse { certificate: Default::default(), error: error.to_string() },
+            Ok(certificate) => v1::RenewResponse {
+                certificate: certificate.der().to_vec().into(),
+                error: String::new(),
+            },
+            Err(error) => v1::RenewResponse {
+                certificate: Default::default(),
+                error: error.to_string(),
+            },
         };
-        let message = v1::ServerMessage { message: Some(Answer::Renewed(answer)) };
-        self.ready.send(Ok(message)).await.map_err(|_| Status::cancelled("the agent is gone"))
+        let message = v1::ServerMessage {
+            message: Some(Answer::Renewed(answer)),
+        };
+        self.ready
+            .send(Ok(message))
+            .await
+            .map_err(|_| Status::cancelled("the agent is gone"))
     }
 }
 
@@ -94,9 +122,15 @@ fn reason(code: u32) -> Option<Reason> {
 }
 
 fn reports(batch: v1::ResultBatch) -> Result<Vec<Report>, Status> {
-    let count = batch.groups.iter().map(|group| group.results.len()).sum::<usize>();
+    let count = batch
+        .groups
+        .iter()
+        .map(|group| group.results.len())
+        .sum::<usize>();
     if count > MAX_NAMED_TASKS {
-        return Err(Status::invalid_argument(format!("results: {count} in one message")));
+        return Err(Status::invalid_argument(format!(
+            "results: {count} in one message"
+        )));
     }
     let mut reports = Vec::with_capacity(count);
     for group in batch.groups {
@@ -106,8 +140,19 @@ fn reports(batch: v1::ResultBatch) -> Result<Vec<Report>, Status> {
                 // A reason that a newer agent knows and this server does not.
                 code => Outcome::Failed(reason(code).unwrap_or(Reason::RuntimeError)),
             };
-            let at = TaskRef { job: JobId(group.job), task: item.task, attempt: item.attempt };
-            reports.push(Report { result: TaskResult { at, outcome, run_us: item.run_us }, outcome: item.outcome });
+            let at = TaskRef {
+                job: JobId(group.job),
+                task: item.task,
+                attempt: item.attempt,
+            };
+            reports.push(Report {
+                result: TaskResult {
+                    at,
+                    outcome,
+                    run_us: item.run_us,
+                },
+                outcome: item.outcome,
+            });
         }
     }
     Ok(reports)
@@ -117,15 +162,25 @@ fn reports(batch: v1::ResultBatch) -> Result<Vec<Report>, Status> {
 pub(super) fn task_refs(held: &[v1::HeldTasks]) -> Result<Vec<TaskRef>, Status> {
     let count = held.iter().map(|group| group.tasks.len()).sum::<usize>();
     if count > MAX_NAMED_TASKS {
-        return Err(Status::invalid_argument(format!("held tasks: {count} in one message")));
+        return Err(Status::invalid_argument(format!(
+            "held tasks: {count} in one message"
+        )));
     }
     let mut refs = Vec::with_capacity(count);
     for group in held {
         if group.tasks.len() != group.attempts.len() {
-            return Err(Status::invalid_argument("held tasks: as many attempts as tasks are needed"));
+            return Err(Status::invalid_argument(
+                "held tasks: as many attempts as tasks are needed",
+            ));
         }
         let job = JobId(group.job);
-        refs.extend(group.tasks.iter().zip(&group.attempts).map(|(&task, &attempt)| TaskRef { job, task, attempt }));
+        refs.extend(
+            group
+                .tasks
+                .iter()
+                .zip(&group.attempts)
+                .map(|(&task, &attempt)| TaskRef { job, task, attempt }),
+        );
     }
     Ok(refs)
 }
@@ -136,15 +191,35 @@ mod tests {
 
     #[test]
     fn lists_of_unequal_length_are_refused() {
-        let held = [v1::HeldTasks { job: 1, tasks: vec![1, 2], attempts: vec![1] }];
-        assert_eq!(task_refs(&held).unwrap_err().code(), tonic::Code::InvalidArgument);
+        let held = [v1::HeldTasks {
+            job: 1,
+            tasks: vec![1, 2],
+            attempts: vec![1],
+        }];
+        assert_eq!(
+            task_refs(&held).unwrap_err().code(),
+            tonic::Code::InvalidArgument
+        );
     }
 
     #[test]
     fn an_unknown_reason_is_still_a_failure() {
-        let item = v1::ResultItem { task: 0, attempt: 1, reason: 4_000, ..Default::default() };
-        let batch = v1::ResultBatch { groups: vec![v1::ResultGroup { job: 1, results: vec![item] }] };
+        let item = v1::ResultItem {
+            task: 0,
+            attempt: 1,
+            reason: 4_000,
+            ..Default::default()
+        };
+        let batch = v1::ResultBatch {
+            groups: vec![v1::ResultGroup {
+                job: 1,
+                results: vec![item],
+            }],
+        };
         let reports = reports(batch).unwrap();
-        assert_eq!(reports[0].result.outcome, Outcome::Failed(Reason::RuntimeError));
+        assert_eq!(
+            reports[0].result.outcome,
+            Outcome::Failed(Reason::RuntimeError)
+        );
     }
 }

@@ -45,7 +45,9 @@ impl AgentService {
     fn node<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
         let peer = request.extensions().get::<Peer>();
         let Some(Identity::Node(node)) = peer.and_then(|peer| peer.identity.as_ref()) else {
-            return Err(Status::unauthenticated("this needs the certificate of a node; join with a token first"));
+            return Err(Status::unauthenticated(
+                "this needs the certificate of a node; join with a token first",
+            ));
         };
         if !self.server.nodes.is_member(node) {
             return Err(Status::permission_denied(format!(
@@ -63,12 +65,22 @@ impl v1::agent_server::Agent for AgentService {
     type SessionStream = MessageStream<v1::ServerMessage>;
     type GetBlobStream = MessageStream<v1::BlobChunk>;
 
-    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
-        join::join(&self.server, request.into_inner()).await.map(Response::new)
+    async fn join(
+        &self,
+        request: Request<v1::JoinRequest>,
+    ) -> Result<Response<v1::JoinResponse>, Status> {
+        join::join(&self.server, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
-    async fn rejoin(&self, request: Request<v1::RejoinRequest>) -> Result<Response<v1::RejoinResponse>, Status> {
-        join::rejoin(&self.server, request.into_inner()).await.map(Response::new)
+    async fn rejoin(
+        &self,
+        request: Request<v1::RejoinRequest>,
+    ) -> Result<Response<v1::RejoinResponse>, Status> {
+        join::rejoin(&self.server, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn session(
@@ -109,15 +121,21 @@ impl v1::agent_server::Agent for AgentService {
         request: Request<Streaming<v1::BlobChunk>>,
     ) -> Result<Response<v1::PutBlobResponse>, Status> {
         self.node(&request)?;
-        artifacts::write(&self.server, request.into_inner()).await.map(Response::new)
+        artifacts::write(&self.server, request.into_inner())
+            .await
+            .map(Response::new)
     }
 }
 
 async fn greeting(messages: &mut Streaming<v1::AgentMessage>) -> Result<v1::Hello, Status> {
     let first = tokio::time::timeout(HELLO_TIMEOUT, messages.message()).await;
     match first.map_err(|_| Status::deadline_exceeded("no hello came"))?? {
-        Some(v1::AgentMessage { message: Some(Message::Hello(hello)) }) => Ok(hello),
-        _ => Err(Status::invalid_argument("the first message of a session must be hello")),
+        Some(v1::AgentMessage {
+            message: Some(Message::Hello(hello)),
+        }) => Ok(hello),
+        _ => Err(Status::invalid_argument(
+            "the first message of a session must be hello",
+        )),
     }
 }
 
@@ -137,9 +155,18 @@ async fn open(
         capacity: capacity.clone(),
         hostname: short(&capacity_message.hostname),
         version: short(&hello.version),
-        missing: capacity_message.missing.iter().take(64).map(|text| short(text)).collect(),
+        missing: capacity_message
+            .missing
+            .iter()
+            .take(64)
+            .map(|text| short(text))
+            .collect(),
     };
-    server.nodes.session_opened(&node, facts).await.map_err(|error| status_of(&error))?;
+    server
+        .nodes
+        .session_opened(&node, facts)
+        .await
+        .map_err(|error| status_of(&error))?;
     let epoch = server.liveness.register(&node);
     let state = server.liveness.state(&node);
     let candidate = Candidate {
@@ -155,18 +182,37 @@ async fn open(
         node: node.clone(),
         epoch,
         ready: ready.clone(),
-        told: Default::default(),
     };
     tokio::spawn(writer.run(work));
     let max_held = capacity_message.max_held_tasks.clamp(1, MAX_HELD_TASKS);
-    let up = NodeReport::Up { candidate, max_held, held, outbound };
-    server.dispatcher.node(&node, epoch, up).await.map_err(|error| status_of(&error))?;
-    tokio::spawn(Reader { server, node, epoch, ready }.run(messages));
+    let up = NodeReport::Up {
+        candidate,
+        max_held,
+        held,
+        outbound,
+    };
+    server
+        .dispatcher
+        .node(&node, epoch, up)
+        .await
+        .map_err(|error| status_of(&error))?;
+    tokio::spawn(
+        Reader {
+            server,
+            node,
+            epoch,
+            ready,
+        }
+        .run(messages),
+    );
     Ok(())
 }
 
 fn short(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(MAX_FACT_BYTES).collect()
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(MAX_FACT_BYTES)
+        .collect()
 }
 
 /// A failure as gRPC has it.

@@ -85,9 +85,17 @@ pub(crate) enum Event {
     /// The server looks at the time.
     Tick { boot: u64 },
     /// The server wants to cancel a job whose cancellation it could not write.
-    CancelAgain { boot: u64, job: JobId, reason: Reason },
+    CancelAgain {
+        boot: u64,
+        job: JobId,
+        reason: Reason,
+    },
     /// An agent acts.
-    Agent { agent: usize, incarnation: u32, act: Act },
+    Agent {
+        agent: usize,
+        incarnation: u32,
+        act: Act,
+    },
     /// An agent notices that its session is gone.
     LinkLost { link: usize },
     /// The client asks for something.
@@ -148,7 +156,9 @@ pub fn run(seed: u64, options: &Options) -> Run {
     if let Err(panic) = outcome {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        world.checker.fail(format!("a machine panicked: {}", text.unwrap_or_default()));
+        world
+            .checker
+            .fail(format!("a machine panicked: {}", text.unwrap_or_default()));
     }
     let violation = world.checker.violation().map(|what| Violation {
         what: what.to_owned(),
@@ -160,7 +170,12 @@ pub fn run(seed: u64, options: &Options) -> Run {
         trace: world.trace,
         steps: world.steps,
         virtual_ms: world.now_ms,
-        tasks: world.checker.acknowledged.values().map(|tasks| u64::from(*tasks)).sum(),
+        tasks: world
+            .checker
+            .acknowledged
+            .values()
+            .map(|tasks| u64::from(*tasks))
+            .sum(),
         log: world.log,
     }
 }
@@ -200,7 +215,8 @@ impl World {
     /// Something will happen at a time.
     pub(crate) fn at(&mut self, at_ms: u64, event: Event) {
         self.sequence += 1;
-        self.events.insert((at_ms.max(self.now_ms), self.sequence), event);
+        self.events
+            .insert((at_ms.max(self.now_ms), self.sequence), event);
     }
 
     /// Something will happen in a while.
@@ -217,7 +233,7 @@ impl World {
             };
             self.now_ms = at_ms;
             self.steps += 1;
-            self.trace = mix(self.trace ^ at_ms.rotate_left(32) ^ self.network_free_hash(&event));
+            self.trace = mix(self.trace ^ at_ms.rotate_left(32) ^ digest(&event));
             if self.options.keep_log {
                 self.log.push(format!("{at_ms:>8} {event:?}"));
             }
@@ -228,56 +244,27 @@ impl World {
             }
             if at_ms > deadline_ms || self.steps > MAX_STEPS {
                 let left = self.unfinished();
-                self.checker.fail(format!("not at rest {CONVERGENCE_MS} ms after the last fault: {left}"));
+                self.checker.fail(format!(
+                    "not at rest {CONVERGENCE_MS} ms after the last fault: {left}"
+                ));
             }
-        }
-    }
-
-    /// A number that tells kinds of events and whom they are for apart.
-    fn network_free_hash(&self, event: &Event) -> u64 {
-        match event {
-            Event::Up { link, message } => {
-                let weight = match message {
-                    ToServer::Hello { held } => held.len(),
-                    ToServer::Heartbeat => 1_000,
-                    ToServer::Results(results) => 2_000 + results.len(),
-                    ToServer::Started(tasks) => 3_000 + tasks.len(),
-                    ToServer::Handback(tasks, _) => 4_000 + tasks.len(),
-                };
-                1 + (*link as u64) * 64 + (weight as u64) * 65_536
-            }
-            Event::Down { link, message } => {
-                let weight = match message {
-                    ToAgent::Welcome { stop } => stop.len(),
-                    ToAgent::Dispatch(runs) => runs.iter().fold(1_000, |sum, run| sum + run.len as usize),
-                    ToAgent::Stop(tasks) => 2_000 + tasks.len(),
-                    ToAgent::Ack(tasks) => 3_000 + tasks.len(),
-                    ToAgent::Recall(tasks) => 4_000 + tasks.len(),
-                    ToAgent::Goodbye => 5_000,
-                };
-                2 + (*link as u64) * 64 + (weight as u64) * 65_536
-            }
-            Event::Synced { len, .. } => 3 + (*len as u64) * 64,
-            Event::Tick { boot } => 4 + boot * 64,
-            Event::CancelAgain { job, .. } => 5 + job.0 * 64,
-            Event::Agent { agent, .. } => 6 + (*agent as u64) * 64,
-            Event::LinkLost { link } => 7 + (*link as u64) * 64,
-            Event::Client => 8,
-            Event::Fault => 9,
-            Event::Calm => 10,
-            Event::StartServer => 11,
-            Event::StartAgent { agent } => 12 + (*agent as u64) * 64,
-            Event::DiskFreed => 13,
         }
     }
 
     fn happen(&mut self, event: Event) {
         match event {
-            Event::Up { .. } | Event::Synced { .. } | Event::Tick { .. } | Event::CancelAgain { .. } => {
+            Event::Up { .. }
+            | Event::Synced { .. }
+            | Event::Tick { .. }
+            | Event::CancelAgain { .. } => {
                 self.server_event(event);
             }
             Event::Down { link, message } => self.agent_message(link, message),
-            Event::Agent { agent, incarnation, act } => self.agent_act(agent, incarnation, act),
+            Event::Agent {
+                agent,
+                incarnation,
+                act,
+            } => self.agent_act(agent, incarnation, act),
             Event::LinkLost { link } => self.link_lost(link),
             Event::Client => self.client(),
             Event::Fault => self.fault(),
@@ -317,5 +304,45 @@ impl World {
     /// How many jobs the client may still submit.
     pub(crate) fn may_submit(&self) -> bool {
         self.next_job <= MAX_JOBS && !self.is_calm
+    }
+}
+
+/// A number that tells kinds of events and whom they are for apart.
+fn digest(event: &Event) -> u64 {
+    match event {
+        Event::Up { link, message } => {
+            let weight = match message {
+                ToServer::Hello { held } => held.len(),
+                ToServer::Heartbeat => 1_000,
+                ToServer::Results(results) => 2_000 + results.len(),
+                ToServer::Started(tasks) => 3_000 + tasks.len(),
+                ToServer::Handback(tasks, _) => 4_000 + tasks.len(),
+            };
+            1 + (*link as u64) * 64 + (weight as u64) * 65_536
+        }
+        Event::Down { link, message } => {
+            let weight = match message {
+                ToAgent::Welcome { stop } => stop.len(),
+                ToAgent::Dispatch(runs) => {
+                    runs.iter().fold(1_000, |sum, run| sum + run.len as usize)
+                }
+                ToAgent::Stop(tasks) => 2_000 + tasks.len(),
+                ToAgent::Ack(tasks) => 3_000 + tasks.len(),
+                ToAgent::Recall(tasks) => 4_000 + tasks.len(),
+                ToAgent::Goodbye => 5_000,
+            };
+            2 + (*link as u64) * 64 + (weight as u64) * 65_536
+        }
+        Event::Synced { len, .. } => 3 + (*len as u64) * 64,
+        Event::Tick { boot } => 4 + boot * 64,
+        Event::CancelAgain { job, .. } => 5 + job.0 * 64,
+        Event::Agent { agent, .. } => 6 + (*agent as u64) * 64,
+        Event::LinkLost { link } => 7 + (*link as u64) * 64,
+        Event::Client => 8,
+        Event::Fault => 9,
+        Event::Calm => 10,
+        Event::StartServer => 11,
+        Event::StartAgent { agent } => 12 + (*agent as u64) * 64,
+        Event::DiskFreed => 13,
     }
 }

@@ -1,6 +1,8 @@
 //! The server's shell: carries out what the machines return.
 
-use weft_core::dispatch::{BatchId, FinalTask, Input, Outcome, Output, Recovered, TaskResult, Verdict};
+use weft_core::dispatch::{
+    BatchId, FinalTask, Input, Outcome, Output, Recovered, TaskResult, Verdict,
+};
 use weft_core::{Epoch, Monotonic, liveness};
 use weft_types::{JobId, NodeId, Reason};
 
@@ -64,7 +66,7 @@ impl World {
         }
         self.boots += 1;
         let base_ms = self.random.between(0, 1 << 40);
-        let mut server = Server::new(self.boots, base_ms, self.random.next());
+        let mut server = Server::new(self.boots, base_ms, self.random.bits());
         let now = server.clock(self.now_ms);
         let mut outputs = Vec::new();
         for (node, &epoch) in &self.known {
@@ -81,11 +83,15 @@ impl World {
         let nodes: Vec<NodeId> = self.known.keys().cloned().collect();
         let deadline = now.plus_ms(REATTACH_MS);
         let mut out = Vec::new();
-        server.dispatch.step(now, Input::AwaitNodes { nodes, deadline }, &mut out);
+        server
+            .dispatch
+            .step(now, Input::AwaitNodes { nodes, deadline }, &mut out);
         for recovered in self.journal.replay() {
             self.next_job = self.next_job.max(recovered.submission.id.0 + 1);
             let recovered: Recovered = recovered;
-            server.dispatch.step(now, Input::Recovered(recovered), &mut out);
+            server
+                .dispatch
+                .step(now, Input::Recovered(recovered), &mut out);
         }
         self.checker.recovered(&server.dispatch, &self.journal);
         self.server = Some(server);
@@ -123,7 +129,8 @@ impl World {
             if let Some(old) = server.sessions.insert(node.clone(), link) {
                 self.network.cut(self.now_ms, old, &mut self.random);
             }
-            let (candidate, max_held) = (candidate(&self.agents[agent]), self.agents[agent].max_held);
+            let (candidate, max_held) =
+                (candidate(&self.agents[agent]), self.agents[agent].max_held);
             self.dispatch(Input::NodeUp {
                 node,
                 epoch,
@@ -143,7 +150,12 @@ impl World {
             ToServer::Results(results) => self.results(now, &node, epoch, &results, link),
             ToServer::Started(tasks) => self.dispatch(Input::Started { node, epoch, tasks }),
             ToServer::Handback(tasks, reason) => {
-                self.dispatch(Input::Handback { node, epoch, tasks, reason });
+                self.dispatch(Input::Handback {
+                    node,
+                    epoch,
+                    tasks,
+                    reason,
+                });
             }
         }
     }
@@ -153,9 +165,15 @@ impl World {
             return;
         };
         let mut out = Vec::new();
-        let heartbeat = liveness::Input::Heartbeat { node: node.clone(), epoch };
+        let heartbeat = liveness::Input::Heartbeat {
+            node: node.clone(),
+            epoch,
+        };
         server.liveness.step(now, heartbeat, &mut out);
-        if !out.iter().any(|output| matches!(output, liveness::Output::Fenced { .. })) {
+        if !out
+            .iter()
+            .any(|output| matches!(output, liveness::Output::Fenced { .. }))
+        {
             server.hear(self.now_ms, &node);
         }
         self.judge(out, Some(link));
@@ -284,7 +302,10 @@ impl World {
     }
 
     fn acknowledge(&mut self, job: JobId) {
-        let submitting = self.server.as_mut().and_then(|server| server.submitting.remove(&job));
+        let submitting = self
+            .server
+            .as_mut()
+            .and_then(|server| server.submitting.remove(&job));
         if let Some(submission) = submitting {
             self.checker.acknowledged.insert(job, submission.tasks);
             self.dispatch(Input::Submit(submission));
@@ -298,7 +319,10 @@ impl World {
         }
         let ms = self.random.between(50, 2_500);
         self.after(ms, Event::Client);
-        let listens = self.server.as_ref().is_some_and(|server| server.paused_until_ms <= self.now_ms);
+        let listens = self
+            .server
+            .as_ref()
+            .is_some_and(|server| server.paused_until_ms <= self.now_ms);
         if !listens {
             return;
         }
@@ -325,7 +349,7 @@ impl World {
         if server.dispatch.admit(u64::from(submission.tasks)).is_err() {
             return;
         }
-        let record = Record::Job(submission.clone());
+        let record = Record::Job(Box::new(submission.clone()));
         if !self.journal.append([record], Some(Waiter::Job(id))) {
             server.dispatch.abandon(u64::from(submission.tasks));
             return;
@@ -342,12 +366,19 @@ impl World {
         let Some(server) = &self.server else {
             return;
         };
-        if server.dispatch.job_state(job).is_none_or(weft_types::JobState::is_final) {
+        if server
+            .dispatch
+            .job_state(job)
+            .is_none_or(weft_types::JobState::is_final)
+        {
             return;
         }
         let boot = server.boot;
         let record = Record::Cancel(job, reason);
-        if self.journal.append([record], Some(Waiter::Cancel(job, reason))) {
+        if self
+            .journal
+            .append([record], Some(Waiter::Cancel(job, reason)))
+        {
             self.sync_soon();
         } else {
             self.after(CANCEL_AGAIN_MS, Event::CancelAgain { boot, job, reason });
@@ -378,11 +409,16 @@ impl World {
         let Some(server) = &mut self.server else {
             return;
         };
-        let nodes: Vec<(NodeId, u32)> =
-            self.agents.iter().map(|agent| (agent.id.clone(), agent.slots as u32)).collect();
+        let nodes: Vec<(NodeId, u32)> = self
+            .agents
+            .iter()
+            .map(|agent| (agent.id.clone(), agent.slots as u32))
+            .collect();
         self.checker.look(&server.dispatch, &nodes, MAX_TASKS);
         if let Some(due_ms) = server.next_tick_ms(self.now_ms)
-            && server.tick_ms.is_none_or(|set_ms| due_ms < set_ms || set_ms <= self.now_ms)
+            && server
+                .tick_ms
+                .is_none_or(|set_ms| due_ms < set_ms || set_ms <= self.now_ms)
         {
             server.tick_ms = Some(due_ms);
             let boot = server.boot;
@@ -394,11 +430,16 @@ impl World {
         for output in out {
             match output {
                 Output::Assign { node, epoch, runs } => {
-                    let live = self.server.as_ref().is_some_and(|server| server.liveness.is_live(&node, epoch));
+                    let live = self
+                        .server
+                        .as_ref()
+                        .is_some_and(|server| server.liveness.is_live(&node, epoch));
                     self.checker.assign(&node, live, &runs);
                     self.send_to(&node, ToAgent::Dispatch(runs));
                 }
-                Output::Attached { node, stop, .. } => self.send_to(&node, ToAgent::Welcome { stop }),
+                Output::Attached { node, stop, .. } => {
+                    self.send_to(&node, ToAgent::Welcome { stop })
+                }
                 Output::Stop { node, tasks, .. } => self.send_to(&node, ToAgent::Stop(tasks)),
                 Output::Recall { node, tasks, .. } => self.send_to(&node, ToAgent::Recall(tasks)),
                 Output::Ack { node, tasks } => self.send_to(&node, ToAgent::Ack(tasks)),
@@ -414,14 +455,20 @@ impl World {
     }
 
     fn send_to(&mut self, node: &NodeId, message: ToAgent) {
-        let link = self.server.as_ref().and_then(|server| server.sessions.get(node).copied());
+        let link = self
+            .server
+            .as_ref()
+            .and_then(|server| server.sessions.get(node).copied());
         if let Some(link) = link {
             self.send_down(link, message);
         }
     }
 
     fn send_down(&mut self, link: usize, message: ToAgent) {
-        if let Some(due_ms) = self.network.send(self.now_ms, link, Direction::Down, &mut self.random) {
+        if let Some(due_ms) =
+            self.network
+                .send(self.now_ms, link, Direction::Down, &mut self.random)
+        {
             self.at(due_ms, Event::Down { link, message });
         }
     }

@@ -43,7 +43,14 @@ impl World {
 
     fn act_after(&mut self, ms: u64, agent: usize, act: Act) {
         let incarnation = self.agents[agent].incarnation;
-        self.after(ms, Event::Agent { agent, incarnation, act });
+        self.after(
+            ms,
+            Event::Agent {
+                agent,
+                incarnation,
+                act,
+            },
+        );
     }
 
     pub(super) fn agent_act(&mut self, agent: usize, incarnation: u32, act: Act) {
@@ -52,7 +59,14 @@ impl World {
         }
         let paused_until_ms = self.agents[agent].paused_until_ms;
         if self.now_ms < paused_until_ms {
-            self.at(paused_until_ms, Event::Agent { agent, incarnation, act });
+            self.at(
+                paused_until_ms,
+                Event::Agent {
+                    agent,
+                    incarnation,
+                    act,
+                },
+            );
             return;
         }
         match act {
@@ -100,7 +114,8 @@ impl World {
     pub(super) fn agent_message(&mut self, link: usize, message: ToAgent) {
         let agent = self.network.link(link).agent;
         let current = &mut self.agents[agent];
-        if current.link != Some(link) || !current.is_up || !self.network.arrives(self.now_ms, link) {
+        if current.link != Some(link) || !current.is_up || !self.network.arrives(self.now_ms, link)
+        {
             return;
         }
         if self.now_ms < current.paused_until_ms {
@@ -167,7 +182,9 @@ impl World {
 
     fn report(&mut self, agent: usize, at: TaskRef, outcome: Outcome) {
         let reports = self.agents[agent].reports();
-        let fresh = reports.into_iter().filter(|result| result.at == at && result.outcome == outcome);
+        let fresh = reports
+            .into_iter()
+            .filter(|result| result.at == at && result.outcome == outcome);
         self.say(agent, ToServer::Results(fresh.collect()));
     }
 
@@ -188,7 +205,10 @@ impl World {
     }
 
     fn send_up(&mut self, link: usize, message: ToServer) {
-        match self.network.send(self.now_ms, link, Direction::Up, &mut self.random) {
+        match self
+            .network
+            .send(self.now_ms, link, Direction::Up, &mut self.random)
+        {
             Some(due_ms) => self.at(due_ms, Event::Up { link, message }),
             // The other side has closed the session: whoever writes to it is told.
             None => self.after(NOTICE_MS, Event::LinkLost { link }),

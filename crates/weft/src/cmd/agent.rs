@@ -14,7 +14,10 @@ pub async fn agent(global: &Global, args: AgentArgs, output: &Output) -> Result<
     let labels = args
         .label
         .iter()
-        .map(|label| name_value(label).ok_or_else(|| Failed::usage(format!("--label {label}: write NAME=VALUE"))))
+        .map(|label| {
+            name_value(label)
+                .ok_or_else(|| Failed::usage(format!("--label {label}: write NAME=VALUE")))
+        })
         .collect::<Result<_, _>>()?;
     let config = Config {
         join: args.join,
@@ -32,7 +35,10 @@ pub async fn agent(global: &Global, args: AgentArgs, output: &Output) -> Result<
         started = Agent::start(config) => started.map_err(|error| could_not("the agent", &error))?,
         () = &mut stop => return Ok(()),
     };
-    output.note(&format!("{} is part of the cluster; Ctrl-C stops it", agent.id()));
+    output.note(&format!(
+        "{} is part of the cluster; Ctrl-C stops it",
+        agent.id()
+    ));
     let ended = tokio::select! {
         ended = agent.ended() => Some(ended),
         () = &mut stop => None,

@@ -21,7 +21,9 @@ pub fn context(global: &Global, command: ContextCommand, output: &Output) -> Res
     let flag = global.config.as_deref();
     let mut config = crate::config::load(flag).or_else(|failed| match &command {
         // The first context may be what makes the file.
-        ContextCommand::Add { .. } if flag.is_some_and(|path| !path.exists()) => Ok(Default::default()),
+        ContextCommand::Add { .. } if flag.is_some_and(|path| !path.exists()) => {
+            Ok(Default::default())
+        }
         _ => Err(failed),
     })?;
     match command {
@@ -36,9 +38,15 @@ pub fn context(global: &Global, command: ContextCommand, output: &Output) -> Res
                 })
                 .collect();
             let row = |context: &ContextView| {
-                vec![if context.current { "*" } else { "" }.to_owned(), context.name.clone(), context.server.clone()]
+                vec![
+                    if context.current { "*" } else { "" }.to_owned(),
+                    context.name.clone(),
+                    context.server.clone(),
+                ]
             };
-            output.list(&contexts, &["", "NAME", "SERVER"], row, |context| context.name.clone())
+            output.list(&contexts, &["", "NAME", "SERVER"], row, |context| {
+                context.name.clone()
+            })
         }
         ContextCommand::Add { name, admin_file } => {
             let text = std::fs::read_to_string(&admin_file)
@@ -66,11 +74,15 @@ pub fn context(global: &Global, command: ContextCommand, output: &Output) -> Res
     }
 }
 
-fn known(contexts: &std::collections::BTreeMap<String, AdminFile>, name: &str) -> Result<(), Failed> {
+fn known(
+    contexts: &std::collections::BTreeMap<String, AdminFile>,
+    name: &str,
+) -> Result<(), Failed> {
     if contexts.contains_key(name) {
         return Ok(());
     }
-    Err(Failed::usage(format!("there is no context {name:?}")).with_next("`weft context ls` lists them"))
+    Err(Failed::usage(format!("there is no context {name:?}"))
+        .with_next("`weft context ls` lists them"))
 }
 
 /// A setting in force.
@@ -97,16 +109,32 @@ pub fn config(global: &Global, command: ConfigCommand, output: &Output) -> Resul
     let default = || "default".to_owned();
     let from_flag = |given: bool, text: &str| if given { text.to_owned() } else { default() };
     let settings = [
-        ("config", path.display().to_string(), from_flag(global.config.is_some(), "--config or WEFT_CONFIG")),
-        ("cluster", cluster, chosen.map(|chosen| chosen.origin).unwrap_or_else(default)),
+        (
+            "config",
+            path.display().to_string(),
+            from_flag(global.config.is_some(), "--config or WEFT_CONFIG"),
+        ),
+        (
+            "cluster",
+            cluster,
+            chosen.map(|chosen| chosen.origin).unwrap_or_else(default),
+        ),
         (
             "namespace",
             global.namespace.clone().unwrap_or_default().to_string(),
             from_flag(global.namespace.is_some(), "--namespace or WEFT_NAMESPACE"),
         ),
-        ("data_dir", crate::config::default_data_dir().display().to_string(), default()),
+        (
+            "data_dir",
+            crate::config::default_data_dir().display().to_string(),
+            default(),
+        ),
     ]
-    .map(|(name, value, from)| Setting { name, value, origin: origin.then_some(from) });
+    .map(|(name, value, from)| Setting {
+        name,
+        value,
+        origin: origin.then_some(from),
+    });
     let mut columns = vec!["NAME", "VALUE"];
     if origin {
         columns.push("ORIGIN");

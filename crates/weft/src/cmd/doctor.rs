@@ -23,11 +23,19 @@ struct Check {
 
 impl Check {
     fn new(what: &str, verdict: &'static str, detail: impl Into<String>) -> Self {
-        Self { what: what.to_owned(), verdict, detail: detail.into(), next: None }
+        Self {
+            what: what.to_owned(),
+            verdict,
+            detail: detail.into(),
+            next: None,
+        }
     }
 
     fn with_next(self, next: impl Into<String>) -> Self {
-        Self { next: Some(next.into()), ..self }
+        Self {
+            next: Some(next.into()),
+            ..self
+        }
     }
 }
 
@@ -36,31 +44,57 @@ pub async fn doctor(global: &Global, output: &Output) -> Result<ExitCode, Failed
     let mut checks = machine();
     checks.extend(cluster(global).await);
     let row = |check: &Check| {
-        vec![check.verdict.to_owned(), check.what.clone(), check.detail.clone(), check.next.clone().unwrap_or_default()]
+        vec![
+            check.verdict.to_owned(),
+            check.what.clone(),
+            check.detail.clone(),
+            check.next.clone().unwrap_or_default(),
+        ]
     };
-    output.list(&checks, &["", "WHAT", "FOUND", "NEXT"], row, |check| check.what.clone())?;
+    output.list(&checks, &["", "WHAT", "FOUND", "NEXT"], row, |check| {
+        check.what.clone()
+    })?;
     let bad = checks.iter().any(|check| check.verdict == "problem");
-    Ok(if bad { ExitCode::from(exit::FAILED) } else { ExitCode::SUCCESS })
+    Ok(if bad {
+        ExitCode::from(exit::FAILED)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn machine() -> Vec<Check> {
     let capabilities = weft_sandbox::probe();
     if capabilities.missing.is_empty() {
-        return vec![Check::new("sandbox", "ok", "namespaces, cgroups, seccomp and Landlock work here")];
+        return vec![Check::new(
+            "sandbox",
+            "ok",
+            "namespaces, cgroups, seccomp and Landlock work here",
+        )];
     }
     capabilities
         .missing
         .iter()
-        .map(|missing| Check::new("sandbox", "warning", format!("{}: {}", missing.what, missing.why)).with_next(&missing.fix))
+        .map(|missing| {
+            Check::new(
+                "sandbox",
+                "warning",
+                format!("{}: {}", missing.what, missing.why),
+            )
+            .with_next(&missing.fix)
+        })
         .collect()
 }
 
 async fn cluster(global: &Global) -> Vec<Check> {
-    let chosen = config::load(global.config.as_deref()).and_then(|config| context::choose(global, &config));
+    let chosen =
+        config::load(global.config.as_deref()).and_then(|config| context::choose(global, &config));
     match chosen {
         Ok(Some(_)) => {}
         Ok(None) => {
-            return vec![Check::new("cluster", "warning", "none is configured").with_next("start one with `weft up`")];
+            return vec![
+                Check::new("cluster", "warning", "none is configured")
+                    .with_next("start one with `weft up`"),
+            ];
         }
         Err(failed) => return vec![Check::new("cluster", "problem", failed.problem.detail)],
     }
@@ -73,22 +107,46 @@ async fn cluster(global: &Global) -> Vec<Check> {
         Err(error) => {
             let failed = Failed::from(error);
             let check = Check::new("cluster", "problem", failed.problem.detail);
-            return vec![Check { next: failed.problem.next, ..check }];
+            return vec![Check {
+                next: failed.problem.next,
+                ..check
+            }];
         }
     };
-    let healthy = nodes.iter().filter(|node| node.state == NodeState::Healthy).count();
+    let healthy = nodes
+        .iter()
+        .filter(|node| node.state == NodeState::Healthy)
+        .count();
     let mut checks = vec![Check::new("server", "ok", client.server())];
     let verdict = if healthy == 0 { "problem" } else { "ok" };
-    checks.push(Check::new("nodes", verdict, format!("{healthy} of {} healthy", nodes.len())));
+    checks.push(Check::new(
+        "nodes",
+        verdict,
+        format!("{healthy} of {} healthy", nodes.len()),
+    ));
     for node in &nodes {
         if matches!(node.state, NodeState::Suspect | NodeState::Offline) {
-            let detail = node.detail.clone().unwrap_or_else(|| node.state.to_string());
-            checks.push(Check::new(&node.id, "problem", detail).with_next("look whether its agent runs"));
+            let detail = node
+                .detail
+                .clone()
+                .unwrap_or_else(|| node.state.to_string());
+            checks.push(
+                Check::new(&node.id, "problem", detail).with_next("look whether its agent runs"),
+            );
         }
-        let late = node.certificate.as_ref().filter(|c| c.validity >= NodeValidity::ExpiringSoon);
+        let late = node
+            .certificate
+            .as_ref()
+            .filter(|c| c.validity >= NodeValidity::ExpiringSoon);
         if let Some(certificate) = late {
-            let detail = format!("certificate {}, until {}", certificate.validity, certificate.expires_at);
-            checks.push(Check::new(&node.id, "warning", detail).with_next("look whether its agent reaches the server"));
+            let detail = format!(
+                "certificate {}, until {}",
+                certificate.validity, certificate.expires_at
+            );
+            checks.push(
+                Check::new(&node.id, "warning", detail)
+                    .with_next("look whether its agent reaches the server"),
+            );
         }
         for missing in &node.missing {
             checks.push(Check::new(&node.id, "warning", missing.clone()));

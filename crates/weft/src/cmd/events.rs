@@ -21,8 +21,23 @@ pub async fn events(client: &Client, args: &EventsArgs, output: &Output) -> Resu
 }
 
 fn line(event: &EventView) -> String {
-    let text = |field: &str| event.data.get(field).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    let text = |field: &str| {
+        event
+            .data
+            .get(field)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let kind = event.kind.strip_prefix("weft.").unwrap_or(&event.kind);
-    let line = format!("{:>6}  {}  {:<18}  {}  {}  {}", event.seq, event.time, kind, event.subject, text("reason"), text("detail"));
+    let line = format!(
+        "{:>6}  {}  {:<18}  {}  {}  {}",
+        event.seq,
+        event.time,
+        kind,
+        event.subject,
+        text("reason"),
+        text("detail")
+    );
     line.trim_end().to_owned()
 }

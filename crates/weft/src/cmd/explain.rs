@@ -17,11 +17,18 @@ pub async fn explain(client: &Client, wanted: &str, output: &Output) -> Result<E
     } else {
         write(&explained, output)?;
     }
-    Ok(if explained.state == "queued" { ExitCode::from(exit::TRY_AGAIN) } else { ExitCode::SUCCESS })
+    Ok(if explained.state == "queued" {
+        ExitCode::from(exit::TRY_AGAIN)
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn write(explained: &ExplainView, output: &Output) -> Result<(), Failed> {
-    output.line(&format!("{} is {}: {}", explained.id, explained.state, explained.summary))?;
+    output.line(&format!(
+        "{} is {}: {}",
+        explained.id, explained.state, explained.summary
+    ))?;
     if let Some(change) = &explained.nearest_change {
         output.line(&format!("nearest change: {change}"))?;
     }
@@ -29,14 +36,35 @@ fn write(explained: &ExplainView, output: &Output) -> Result<(), Failed> {
         return Ok(());
     }
     let row = |candidate: &ConsideredView| {
-        let terms: Vec<String> =
-            candidate.terms.iter().map(|term| format!("{} {}", term.name, term.micro_dollars)).collect();
+        let terms: Vec<String> = candidate
+            .terms
+            .iter()
+            .map(|term| format!("{} {}", term.name, term.micro_dollars))
+            .collect();
         vec![
             candidate.node.clone(),
-            if candidate.chosen { "chosen" } else if candidate.refused.is_some() { "refused" } else { "possible" }.to_owned(),
-            candidate.score.map(|score| score.to_string()).unwrap_or_default(),
-            candidate.refused.clone().unwrap_or_else(|| terms.join(", ")),
+            if candidate.chosen {
+                "chosen"
+            } else if candidate.refused.is_some() {
+                "refused"
+            } else {
+                "possible"
+            }
+            .to_owned(),
+            candidate
+                .score
+                .map(|score| score.to_string())
+                .unwrap_or_default(),
+            candidate
+                .refused
+                .clone()
+                .unwrap_or_else(|| terms.join(", ")),
         ]
     };
-    output.list(&explained.considered, &["NODE", "VERDICT", "SCORE µ$", "WHY"], row, |candidate| candidate.node.clone())
+    output.list(
+        &explained.considered,
+        &["NODE", "VERDICT", "SCORE µ$", "WHY"],
+        row,
+        |candidate| candidate.node.clone(),
+    )
 }

@@ -21,11 +21,23 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 const PS_JOBS: usize = 10_000;
 
 /// Runs a `job` command.
-pub async fn job(client: &Client, command: JobCommand, global: &Global, output: &Output) -> Result<ExitCode, Failed> {
+pub async fn job(
+    client: &Client,
+    command: JobCommand,
+    global: &Global,
+    output: &Output,
+) -> Result<ExitCode, Failed> {
     match command {
         JobCommand::Ls { limit } => list(in_namespace(client.jobs(limit).await?, global), output)?,
-        JobCommand::Show(args) => show(&client.job(&resolve_job(client, &args.id).await?, None).await?, output)?,
-        JobCommand::Results(args) => results(client, &resolve_job(client, &args.id).await?, output).await?,
+        JobCommand::Show(args) => show(
+            &client
+                .job(&resolve_job(client, &args.id).await?, None)
+                .await?,
+            output,
+        )?,
+        JobCommand::Results(args) => {
+            results(client, &resolve_job(client, &args.id).await?, output).await?
+        }
         JobCommand::Tasks { id, limit } => {
             let id = resolve_job(client, &id).await?;
             tasks(&client.tasks(&id, None, limit).await?, output)?;
@@ -40,37 +52,58 @@ pub async fn job(client: &Client, command: JobCommand, global: &Global, output: 
             }
         }
         JobCommand::Retry(args) => {
-            let job = client.retry_job(&resolve_job(client, &args.id).await?).await?;
+            let job = client
+                .retry_job(&resolve_job(client, &args.id).await?)
+                .await?;
             show(&job, output)?;
             output.note(&format!("next: weft wait {}", job.id));
         }
         JobCommand::Rm(args) => {
             let id = resolve_job(client, &args.id).await?;
             if !client.job(&id, None).await?.state.is_final() {
-                return Err(Failed::usage(format!("{id} has not ended")).with_next(format!("weft job cancel {id}")));
+                return Err(Failed::usage(format!("{id} has not ended"))
+                    .with_next(format!("weft job cancel {id}")));
             }
             client.cancel_job(&id).await?;
             output.note(&format!("forgot {id}"));
         }
-        JobCommand::Watch(args) => return watch(client, &resolve_job(client, &args.id).await?, output).await,
+        JobCommand::Watch(args) => {
+            return watch(client, &resolve_job(client, &args.id).await?, output).await;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs `ps`.
-pub async fn ps(client: &Client, args: &PsArgs, global: &Global, output: &Output) -> Result<(), Failed> {
+pub async fn ps(
+    client: &Client,
+    args: &PsArgs,
+    global: &Global,
+    output: &Output,
+) -> Result<(), Failed> {
     let jobs = in_namespace(client.jobs(PS_JOBS).await?, global);
-    list(jobs.into_iter().filter(|job| args.all || !job.state.is_final()).collect(), output)
+    list(
+        jobs.into_iter()
+            .filter(|job| args.all || !job.state.is_final())
+            .collect(),
+        output,
+    )
 }
 
 fn in_namespace(jobs: Vec<JobView>, global: &Global) -> Vec<JobView> {
-    let Some(namespace) = &global.namespace else { return jobs };
-    jobs.into_iter().filter(|job| job.namespace == namespace.as_str()).collect()
+    let Some(namespace) = &global.namespace else {
+        return jobs;
+    };
+    jobs.into_iter()
+        .filter(|job| job.namespace == namespace.as_str())
+        .collect()
 }
 
 fn list(jobs: Vec<JobView>, output: &Output) -> Result<(), Failed> {
     let wide = output.format == Format::Wide;
-    let mut columns = vec!["ID", "NAME", "RUNTIME", "STATE", "DONE", "FAILED", "CREATED", "WHY"];
+    let mut columns = vec![
+        "ID", "NAME", "RUNTIME", "STATE", "DONE", "FAILED", "CREATED", "WHY",
+    ];
     if wide {
         columns.extend(["NAMESPACE", "PRIORITY", "FINISHED"]);
     }
@@ -83,10 +116,17 @@ fn list(jobs: Vec<JobView>, output: &Output) -> Result<(), Failed> {
             format!("{}/{}", job.tasks.completed, job.tasks.total),
             (job.tasks.failed + job.tasks.dead).to_string(),
             job.created_at.clone(),
-            job.why.as_ref().map(|why| why.reason.to_string()).unwrap_or_default(),
+            job.why
+                .as_ref()
+                .map(|why| why.reason.to_string())
+                .unwrap_or_default(),
         ];
         if wide {
-            cells.extend([job.namespace.clone(), job.priority.to_string(), job.finished_at.clone().unwrap_or_default()]);
+            cells.extend([
+                job.namespace.clone(),
+                job.priority.to_string(),
+                job.finished_at.clone().unwrap_or_default(),
+            ]);
         }
         cells
     };
@@ -97,7 +137,13 @@ fn show(job: &JobView, output: &Output) -> Result<(), Failed> {
     let counts = &job.tasks;
     let tasks = format!(
         "{} total: {} queued, {} assigned, {} running, {} completed, {} failed, {} cancelled, {} dead",
-        counts.total, counts.queued, counts.assigned, counts.running, counts.completed, counts.failed, counts.cancelled,
+        counts.total,
+        counts.queued,
+        counts.assigned,
+        counts.running,
+        counts.completed,
+        counts.failed,
+        counts.cancelled,
         counts.dead
     );
     let why = job.why.as_ref();
@@ -111,8 +157,15 @@ fn show(job: &JobView, output: &Output) -> Result<(), Failed> {
         ("created", job.created_at.clone()),
         ("started", job.started_at.clone().unwrap_or_default()),
         ("finished", job.finished_at.clone().unwrap_or_default()),
-        ("why", why.map(|why| format!("{}: {}", why.reason, why.detail)).unwrap_or_default()),
-        ("next", why.and_then(|why| why.next.clone()).unwrap_or_default()),
+        (
+            "why",
+            why.map(|why| format!("{}: {}", why.reason, why.detail))
+                .unwrap_or_default(),
+        ),
+        (
+            "next",
+            why.and_then(|why| why.next.clone()).unwrap_or_default(),
+        ),
     ];
     output.one(job, &fields, &job.id.to_string())
 }
@@ -124,10 +177,18 @@ fn tasks(tasks: &[TaskView], output: &Output) -> Result<(), Failed> {
             task.state.to_string(),
             task.attempts.to_string(),
             task.node.clone().unwrap_or_default(),
-            task.why.as_ref().map(|why| format!("{}: {}", why.reason, why.detail)).unwrap_or_default(),
+            task.why
+                .as_ref()
+                .map(|why| format!("{}: {}", why.reason, why.detail))
+                .unwrap_or_default(),
         ]
     };
-    output.list(tasks, &["TASK", "STATE", "ATTEMPTS", "NODE", "WHY"], row, |task| task.task.to_string())
+    output.list(
+        tasks,
+        &["TASK", "STATE", "ATTEMPTS", "NODE", "WHY"],
+        row,
+        |task| task.task.to_string(),
+    )
 }
 
 async fn results(client: &Client, id: &str, output: &Output) -> Result<(), Failed> {
@@ -146,9 +207,15 @@ fn result_line(result: &ResultView) -> String {
     let found = match (&result.result, &result.why) {
         (Some(json), _) => json.get().to_owned(),
         (None, Some(why)) => format!("{}: {}", why.reason, why.detail),
-        (None, None) => result.exit_code.map(|code| format!("exit code {code}")).unwrap_or_default(),
+        (None, None) => result
+            .exit_code
+            .map(|code| format!("exit code {code}"))
+            .unwrap_or_default(),
     };
-    let label = result.file.clone().unwrap_or_else(|| result.task.to_string());
+    let label = result
+        .file
+        .clone()
+        .unwrap_or_else(|| result.task.to_string());
     format!("{label}  {}  {found}", result.state)
 }
 
@@ -162,5 +229,9 @@ async fn watch(client: &Client, id: &str, output: &Output) -> Result<ExitCode, F
     }
     progress.clear();
     show(&job, output)?;
-    Ok(if job.state == JobState::Succeeded { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) })
+    Ok(if job.state == JobState::Succeeded {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(exit::FAILED)
+    })
 }

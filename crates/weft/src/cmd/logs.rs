@@ -74,7 +74,9 @@ fn write_to(stream: &str, bytes: &[u8]) -> Result<(), Failed> {
 
 /// Lines stay whole, so that several tasks can be told apart.
 fn write_whole_lines(key: &StreamKey, buffer: &mut Vec<u8>, prefix: bool) -> Result<(), Failed> {
-    let Some(end) = buffer.iter().rposition(|byte| *byte == b'\n') else { return Ok(()) };
+    let Some(end) = buffer.iter().rposition(|byte| *byte == b'\n') else {
+        return Ok(());
+    };
     let rest = buffer.split_off(end + 1);
     let mut text = Vec::with_capacity(buffer.len());
     for line in buffer.split_inclusive(|byte| *byte == b'\n') {
@@ -88,8 +90,15 @@ fn write_whole_lines(key: &StreamKey, buffer: &mut Vec<u8>, prefix: bool) -> Res
 }
 
 fn keep_tail(buffer: &mut Vec<u8>, lines: usize) {
-    let end = buffer.len().saturating_sub(usize::from(buffer.ends_with(b"\n")));
-    let start = buffer[..end].iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').nth(lines.saturating_sub(1));
+    let end = buffer
+        .len()
+        .saturating_sub(usize::from(buffer.ends_with(b"\n")));
+    let start = buffer[..end]
+        .iter()
+        .enumerate()
+        .rev()
+        .filter(|(_, byte)| **byte == b'\n')
+        .nth(lines.saturating_sub(1));
     let start = match start {
         _ if lines == 0 => buffer.len(),
         Some((position, _)) => position + 1,
@@ -104,7 +113,12 @@ mod tests {
 
     #[test]
     fn the_tail_is_counted_in_lines() {
-        for (text, count, kept) in [("a\nb\nc\n", 2, "b\nc\n"), ("a\nb", 1, "b"), ("a\n", 5, "a\n"), ("a\n", 0, "")] {
+        for (text, count, kept) in [
+            ("a\nb\nc\n", 2, "b\nc\n"),
+            ("a\nb", 1, "b"),
+            ("a\n", 5, "a\n"),
+            ("a\n", 0, ""),
+        ] {
             let mut buffer = text.as_bytes().to_vec();
             keep_tail(&mut buffer, count);
             assert_eq!(buffer, kept.as_bytes(), "{text:?} {count}");

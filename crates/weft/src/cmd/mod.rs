@@ -29,15 +29,25 @@ pub async fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode, Failed> {
     let global = &cli.global;
     let done = |()| ExitCode::SUCCESS;
     match cli.command {
-        Command::Run(args) => run::run(global, *args, output).await.map_err(Failed::for_run),
-        Command::Ps(args) => job::ps(&client(global)?, &args, global, output).await.map(done),
+        Command::Run(args) => run::run(global, *args, output)
+            .await
+            .map_err(Failed::for_run),
+        Command::Ps(args) => job::ps(&client(global)?, &args, global, output)
+            .await
+            .map(done),
         Command::Logs(args) => logs::logs(&client(global)?, &args, output).await.map(done),
         Command::Explain(args) => explain::explain(&client(global)?, &args.id, output).await,
         Command::Wait(args) => wait::wait(&client(global)?, &args, output).await,
         Command::Job(command) => job::job(&client(global)?, command, global, output).await,
-        Command::Node(command) => node::node(&client(global)?, command, output).await.map(done),
-        Command::Token(command) => token::token(&client(global)?, command, output).await.map(done),
-        Command::Events(args) => events::events(&client(global)?, &args, output).await.map(done),
+        Command::Node(command) => node::node(&client(global)?, command, output)
+            .await
+            .map(done),
+        Command::Token(command) => token::token(&client(global)?, command, output)
+            .await
+            .map(done),
+        Command::Events(args) => events::events(&client(global)?, &args, output)
+            .await
+            .map(done),
         Command::Up(args) => serve::up(global, args, output).await.map(done),
         Command::Server(args) => serve::server(global, args, output).await.map(done),
         Command::Agent(args) => agent::agent(global, args, output).await.map(done),
@@ -70,7 +80,12 @@ pub async fn resolve_job(client: &Client, wanted: &str) -> Result<String, Failed
     let matches: Vec<String> = jobs
         .iter()
         .map(|job| job.id.to_string())
-        .filter(|id| id.starts_with(wanted) || id.strip_prefix("job-").is_some_and(|id| id.starts_with(wanted)))
+        .filter(|id| {
+            id.starts_with(wanted)
+                || id
+                    .strip_prefix("job-")
+                    .is_some_and(|id| id.starts_with(wanted))
+        })
         .collect();
     match matches.as_slice() {
         [one] => Ok(one.clone()),
@@ -86,6 +101,11 @@ pub async fn resolve_job(client: &Client, wanted: &str) -> Result<String, Failed
 }
 
 fn no_job(wanted: &str) -> Failed {
-    Failed::new(crate::exit::FAILED, "not-found", weft_types::Reason::InvalidSpec, format!("there is no job {wanted:?}"))
-        .with_next("`weft job ls` lists them")
+    Failed::new(
+        crate::exit::FAILED,
+        "not-found",
+        weft_types::Reason::InvalidSpec,
+        format!("there is no job {wanted:?}"),
+    )
+    .with_next("`weft job ls` lists them")
 }

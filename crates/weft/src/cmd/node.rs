@@ -14,24 +14,56 @@ pub async fn node(client: &Client, command: NodeCommand, output: &Output) -> Res
         NodeCommand::Ls => list(&client.nodes().await?, output),
         NodeCommand::Show(args) => show(&client.node(&args.id).await?, output),
         NodeCommand::Cordon(args) => {
-            let patch = NodePatch { cordoned: Some(true), ..NodePatch::default() };
-            changed(&client.patch_node(&args.id, &patch).await?, "nothing new is placed there", output)
+            let patch = NodePatch {
+                cordoned: Some(true),
+                ..NodePatch::default()
+            };
+            changed(
+                &client.patch_node(&args.id, &patch).await?,
+                "nothing new is placed there",
+                output,
+            )
         }
         NodeCommand::Uncordon(args) => {
-            let patch = NodePatch { cordoned: Some(false), draining: Some(false), ..NodePatch::default() };
-            changed(&client.patch_node(&args.id, &patch).await?, "open for work", output)
+            let patch = NodePatch {
+                cordoned: Some(false),
+                draining: Some(false),
+                ..NodePatch::default()
+            };
+            changed(
+                &client.patch_node(&args.id, &patch).await?,
+                "open for work",
+                output,
+            )
         }
         NodeCommand::Drain(args) => {
-            let patch = NodePatch { draining: Some(true), ..NodePatch::default() };
-            changed(&client.patch_node(&args.id, &patch).await?, "what waits there moves away", output)
+            let patch = NodePatch {
+                draining: Some(true),
+                ..NodePatch::default()
+            };
+            changed(
+                &client.patch_node(&args.id, &patch).await?,
+                "what waits there moves away",
+                output,
+            )
         }
         NodeCommand::Approve { id, code } => {
-            let patch = NodePatch { approve: Some(code), ..NodePatch::default() };
-            changed(&client.patch_node(&id, &patch).await?, "it may come back", output)
+            let patch = NodePatch {
+                approve: Some(code),
+                ..NodePatch::default()
+            };
+            changed(
+                &client.patch_node(&id, &patch).await?,
+                "it may come back",
+                output,
+            )
         }
         NodeCommand::Rm(args) => {
             client.remove_node(&args.id).await?;
-            output.note(&format!("removed {}: its certificate opens nothing any more", args.id));
+            output.note(&format!(
+                "removed {}: its certificate opens nothing any more",
+                args.id
+            ));
             Ok(())
         }
     }
@@ -39,17 +71,28 @@ pub async fn node(client: &Client, command: NodeCommand, output: &Output) -> Res
 
 fn changed(node: &NodeView, what: &str, output: &Output) -> Result<(), Failed> {
     output.note(&format!("{}: {what}", node.id));
-    if output.is_structured() { output.value(node) } else { Ok(()) }
+    if output.is_structured() {
+        output.value(node)
+    } else {
+        Ok(())
+    }
 }
 
 fn list(nodes: &[NodeView], output: &Output) -> Result<(), Failed> {
     let wide = output.format == Format::Wide;
-    let mut columns = vec!["ID", "STATE", "CPU", "MEMORY", "RUNNING", "RUNTIMES", "VERSION"];
+    let mut columns = vec![
+        "ID", "STATE", "CPU", "MEMORY", "RUNNING", "RUNTIMES", "VERSION",
+    ];
     if wide {
         columns.extend(["HOST", "ARCH", "LABELS", "CERTIFICATE", "SEEN"]);
     }
     let row = |node: &NodeView| {
-        let runtimes: Vec<&str> = node.capacity.runtimes.iter().map(|kind| kind.as_str()).collect();
+        let runtimes: Vec<&str> = node
+            .capacity
+            .runtimes
+            .iter()
+            .map(|kind| kind.as_str())
+            .collect();
         let mut cells = vec![
             node.id.clone(),
             node.state.to_string(),
@@ -60,12 +103,20 @@ fn list(nodes: &[NodeView], output: &Output) -> Result<(), Failed> {
             node.version.clone(),
         ];
         if wide {
-            let labels: Vec<String> = node.capacity.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let labels: Vec<String> = node
+                .capacity
+                .labels
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
             cells.extend([
                 node.hostname.clone(),
                 node.capacity.arch.clone(),
                 labels.join(","),
-                node.certificate.as_ref().map(|c| format!("{} until {}", c.validity, c.expires_at)).unwrap_or_default(),
+                node.certificate
+                    .as_ref()
+                    .map(|c| format!("{} until {}", c.validity, c.expires_at))
+                    .unwrap_or_default(),
                 node.last_seen_at.clone().unwrap_or_default(),
             ]);
         }
@@ -80,25 +131,46 @@ fn list(nodes: &[NodeView], output: &Output) -> Result<(), Failed> {
 
 /// Warns long before a certificate ends; renewal is automatic, so a late one is a sign of trouble.
 pub fn warn_of_certificate(node: &NodeView, output: &Output) {
-    let Some(certificate) = &node.certificate else { return };
+    let Some(certificate) = &node.certificate else {
+        return;
+    };
     match certificate.validity {
         NodeValidity::Fresh | NodeValidity::RenewDue => {}
         NodeValidity::ExpiringSoon => {
-            output.warn(&format!("{}: its certificate ends at {} and was not renewed", node.id, certificate.expires_at));
+            output.warn(&format!(
+                "{}: its certificate ends at {} and was not renewed",
+                node.id, certificate.expires_at
+            ));
         }
         NodeValidity::Expired => {
             let next = match &node.approval_code {
-                Some(code) => format!("it waits for `weft node approve {} {code}`: compare the code first", node.id),
+                Some(code) => format!(
+                    "it waits for `weft node approve {} {code}`: compare the code first",
+                    node.id
+                ),
                 None => "it can ask to come back when its agent runs".to_owned(),
             };
-            output.warn(&format!("{}: its certificate ended at {}; {next}", node.id, certificate.expires_at));
+            output.warn(&format!(
+                "{}: its certificate ended at {}; {next}",
+                node.id, certificate.expires_at
+            ));
         }
     }
 }
 
 fn show(node: &NodeView, output: &Output) -> Result<(), Failed> {
-    let runtimes: Vec<&str> = node.capacity.runtimes.iter().map(|kind| kind.as_str()).collect();
-    let labels: Vec<String> = node.capacity.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let runtimes: Vec<&str> = node
+        .capacity
+        .runtimes
+        .iter()
+        .map(|kind| kind.as_str())
+        .collect();
+    let labels: Vec<String> = node
+        .capacity
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     let certificate = node.certificate.as_ref();
     let fields = [
         ("id", node.id.clone()),
@@ -106,15 +178,46 @@ fn show(node: &NodeView, output: &Output) -> Result<(), Failed> {
         ("detail", node.detail.clone().unwrap_or_default()),
         ("host", node.hostname.clone()),
         ("version", node.version.clone()),
-        ("platform", format!("{}/{}", node.capacity.os, node.capacity.arch)),
-        ("cpu", format!("{} offered, {}m in use", node.capacity.cpu, node.usage.cpu_millicores)),
-        ("memory", format!("{} offered, {} in use", mebibytes(node.capacity.memory.0), mebibytes(node.usage.memory_bytes))),
-        ("disk", format!("{} offered, {} free", mebibytes(node.capacity.disk.0), mebibytes(node.usage.free_disk_bytes))),
+        (
+            "platform",
+            format!("{}/{}", node.capacity.os, node.capacity.arch),
+        ),
+        (
+            "cpu",
+            format!(
+                "{} offered, {}m in use",
+                node.capacity.cpu, node.usage.cpu_millicores
+            ),
+        ),
+        (
+            "memory",
+            format!(
+                "{} offered, {} in use",
+                mebibytes(node.capacity.memory.0),
+                mebibytes(node.usage.memory_bytes)
+            ),
+        ),
+        (
+            "disk",
+            format!(
+                "{} offered, {} free",
+                mebibytes(node.capacity.disk.0),
+                mebibytes(node.usage.free_disk_bytes)
+            ),
+        ),
         ("gpus", node.capacity.gpus.join(", ")),
         ("runtimes", runtimes.join(", ")),
         ("labels", labels.join(", ")),
-        ("tasks", format!("{} running, {} held", node.usage.running, node.usage.held)),
-        ("certificate", certificate.map(|c| format!("{}, until {}", c.validity, c.expires_at)).unwrap_or_default()),
+        (
+            "tasks",
+            format!("{} running, {} held", node.usage.running, node.usage.held),
+        ),
+        (
+            "certificate",
+            certificate
+                .map(|c| format!("{}, until {}", c.validity, c.expires_at))
+                .unwrap_or_default(),
+        ),
         ("joined", node.joined_at.clone()),
         ("seen", node.last_seen_at.clone().unwrap_or_default()),
         ("missing", node.missing.join("\n")),
@@ -126,5 +229,9 @@ fn show(node: &NodeView, output: &Output) -> Result<(), Failed> {
 }
 
 fn mebibytes(bytes: u64) -> String {
-    if bytes >= 10 << 30 { format!("{}Gi", bytes >> 30) } else { format!("{}Mi", bytes >> 20) }
+    if bytes >= 10 << 30 {
+        format!("{}Gi", bytes >> 30)
+    } else {
+        format!("{}Mi", bytes >> 20)
+    }
 }

@@ -98,14 +98,25 @@ async fn submit_and_attach(
         }
         .map(|()| ExitCode::SUCCESS);
     }
-    let attached = Attached { client, job, runtime, paths, out: args.out.clone(), output };
+    let attached = Attached {
+        client,
+        job,
+        runtime,
+        paths,
+        out: args.out.clone(),
+        output,
+    };
     tokio::select! {
         code = attached.show() => code,
         _ = tokio::signal::ctrl_c() => attached.interrupt().await,
     }
 }
 
-async fn submit(client: &Client, mut workload: Workload, paths: &[PathBuf]) -> Result<JobView, Failed> {
+async fn submit(
+    client: &Client,
+    mut workload: Workload,
+    paths: &[PathBuf],
+) -> Result<JobView, Failed> {
     if let Some(wasm) = &mut workload.wasm
         && let Some(module) = wasm.module.take()
     {
@@ -128,7 +139,10 @@ async fn submit(client: &Client, mut workload: Workload, paths: &[PathBuf]) -> R
 impl Attached<'_> {
     /// Shows results until the job is final; the exit code is the work's.
     async fn show(&self) -> Result<ExitCode, Failed> {
-        if self.job.tasks.total == 1 && self.runtime != RuntimeKind::Op && !self.output.is_structured() {
+        if self.job.tasks.total == 1
+            && self.runtime != RuntimeKind::Op
+            && !self.output.is_structured()
+        {
             return self.show_live().await;
         }
         let progress = Progress::new(self.job.tasks.total, self.output);
@@ -156,7 +170,10 @@ impl Attached<'_> {
             std::future::pending::<Result<(), Failed>>().await
         };
         tokio::select! { done = follow => done?, never = explain => never? }
-        let mut results = self.client.results(&id, ResultOrder::Task, RESULTS_WAIT).await?;
+        let mut results = self
+            .client
+            .results(&id, ResultOrder::Task, RESULTS_WAIT)
+            .await?;
         let Some(result) = results.next().await? else {
             return Err(Failed::internal(format!("{id} has ended without a result")));
         };
@@ -174,7 +191,10 @@ impl Attached<'_> {
         let mut first_bad: Option<u8> = None;
         let mut shown = 0u64;
         while shown < self.job.tasks.total {
-            let mut results = self.client.results(&self.job.id.to_string(), ResultOrder::Task, RESULTS_WAIT).await?;
+            let mut results = self
+                .client
+                .results(&self.job.id.to_string(), ResultOrder::Task, RESULTS_WAIT)
+                .await?;
             let mut passed_over = 0u64;
             while let Some(result) = results.next().await? {
                 // After a broken stream the results begin again.
@@ -194,7 +214,10 @@ impl Attached<'_> {
         }
         if let Some(summary) = rows.summary() {
             self.output.warn(&summary);
-            self.output.note(&format!("next: weft job show {0} · weft job results {0}", self.job.id));
+            self.output.note(&format!(
+                "next: weft job show {0} · weft job results {0}",
+                self.job.id
+            ));
         }
         Ok(ExitCode::from(first_bad.unwrap_or(0)))
     }
@@ -204,7 +227,12 @@ impl Attached<'_> {
         let started = std::time::Instant::now();
         let mut explained = false;
         loop {
-            tokio::time::sleep(if progress.is_visible() { PROGRESS_INTERVAL } else { EXPLAIN_AFTER }).await;
+            tokio::time::sleep(if progress.is_visible() {
+                PROGRESS_INTERVAL
+            } else {
+                EXPLAIN_AFTER
+            })
+            .await;
             if progress.is_visible() {
                 let job = self.client.job(&self.job.id.to_string(), None).await?;
                 progress.set(&job.tasks);
@@ -217,10 +245,13 @@ impl Attached<'_> {
     }
 
     async fn explain_if_waiting(&self) {
-        let Ok(job) = self.client.job(&self.job.id.to_string(), None).await else { return };
+        let Ok(job) = self.client.job(&self.job.id.to_string(), None).await else {
+            return;
+        };
         let waits = job.tasks.queued == job.tasks.total;
         if waits && let Ok(explained) = self.client.explain(&self.job.id.to_string()).await {
-            self.output.warn(&format!("still waiting: {}", explained.summary));
+            self.output
+                .warn(&format!("still waiting: {}", explained.summary));
             if let Some(change) = &explained.nearest_change {
                 self.output.note(&format!("next: {change}"));
             }
@@ -242,9 +273,14 @@ impl Attached<'_> {
     async fn fetch_files(&self, result: &ResultView) -> Result<(), Failed> {
         let Some(out) = &self.out else { return Ok(()) };
         for file in &result.files {
-            let dir = if self.job.tasks.total == 1 { out.clone() } else { out.join(result.task.to_string()) };
-            let path = rows::beneath(&dir, &file.path)
-                .ok_or_else(|| Failed::internal(format!("the path {:?} leaves the directory", file.path)))?;
+            let dir = if self.job.tasks.total == 1 {
+                out.clone()
+            } else {
+                out.join(result.task.to_string())
+            };
+            let path = rows::beneath(&dir, &file.path).ok_or_else(|| {
+                Failed::internal(format!("the path {:?} leaves the directory", file.path))
+            })?;
             if let Some(parent) = path.parent() {
                 std::fs::create_dir_all(parent)
                     .map_err(|error| Failed::usage(format!("{}: {error}", parent.display())))?;
@@ -256,7 +292,10 @@ impl Attached<'_> {
 
     /// Ctrl-C: cancels the work and says so; a second one leaves at once.
     async fn interrupt(&self) -> Result<ExitCode, Failed> {
-        self.output.note(&format!("cancelling {} (Ctrl-C again leaves at once)", self.job.id));
+        self.output.note(&format!(
+            "cancelling {} (Ctrl-C again leaves at once)",
+            self.job.id
+        ));
         let id = self.job.id.to_string();
         let cancel = async {
             self.client.cancel_job(&id).await?;
@@ -290,7 +329,8 @@ async fn text_bytes(client: &Client, text: Option<&Text>) -> Result<Vec<u8>, Fai
         None => Ok(Vec::new()),
         Some(Text::Inline { bytes, .. }) => Ok(bytes.clone()),
         Some(Text::Blob { hash, .. }) => {
-            let file = tempfile::NamedTempFile::new().map_err(|error| Failed::internal(error.to_string()))?;
+            let file = tempfile::NamedTempFile::new()
+                .map_err(|error| Failed::internal(error.to_string()))?;
             client.get_blob(hash, file.path()).await?;
             std::fs::read(file.path()).map_err(|error| Failed::internal(error.to_string()))
         }

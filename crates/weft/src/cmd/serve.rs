@@ -42,15 +42,24 @@ pub async fn server(global: &Global, args: ServerArgs, output: &Output) -> Resul
 /// Tells what a person does next: use it, and join machines.
 async fn announce(cluster: &Cluster, nodes: u32, output: &Output) -> Result<(), Failed> {
     let server = cluster.server();
-    let token = server.join_token(1).await.map_err(|error| could_not("a join token", &error))?;
+    let token = server
+        .join_token(1)
+        .await
+        .map_err(|error| could_not("a join token", &error))?;
     let admin = cluster.admin_file();
     if output.is_structured() {
         return output.stream_value(&serde_json::json!({
             "server": server.url(), "admin": admin, "nodes": nodes, "join_token": token,
         }));
     }
-    output.line(&format!("weft is up at {} with {nodes} node(s) here", server.url()))?;
-    output.line(&format!("use it:         export WEFT_CONTEXT={}", admin.display()))?;
+    output.line(&format!(
+        "weft is up at {} with {nodes} node(s) here",
+        server.url()
+    ))?;
+    output.line(&format!(
+        "use it:         export WEFT_CONTEXT={}",
+        admin.display()
+    ))?;
     output.line("                weft run --op crc32c --each '/usr/share/common-licenses/*'")?;
     output.line(&format!("join a machine: weft agent --token {token}"))?;
     output.line("                (good once, for an hour; `weft token create` makes more)")
@@ -58,8 +67,16 @@ async fn announce(cluster: &Cluster, nodes: u32, output: &Output) -> Result<(), 
 
 fn server_config(global: &Global, args: &ServeArgs) -> Result<Config, Failed> {
     let settings = config::load(global.config.as_deref())?.server;
-    let data_dir = args.data_dir.clone().or(settings.data_dir.clone()).unwrap_or_else(config::default_data_dir);
-    let listen = args.listen.clone().or(settings.listen.clone()).unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
+    let data_dir = args
+        .data_dir
+        .clone()
+        .or(settings.data_dir.clone())
+        .unwrap_or_else(config::default_data_dir);
+    let listen = args
+        .listen
+        .clone()
+        .or(settings.listen.clone())
+        .unwrap_or_else(|| DEFAULT_LISTEN.to_owned());
     let defaults = Config::new(data_dir);
     Ok(Config {
         listen: address(&listen)?,
@@ -67,14 +84,29 @@ fn server_config(global: &Global, args: &ServeArgs) -> Result<Config, Failed> {
         cluster: args.cluster.clone(),
         names: args.advertise.clone(),
         lease_ttl: span(args.lease_ttl, &settings, "lease_ttl", defaults.lease_ttl)?,
-        certificate_ttl: span(args.cert_ttl, &settings, "cert_ttl", defaults.certificate_ttl)?,
-        result_ttl: span(args.result_ttl, &settings, "result_ttl", defaults.result_ttl)?,
+        certificate_ttl: span(
+            args.cert_ttl,
+            &settings,
+            "cert_ttl",
+            defaults.certificate_ttl,
+        )?,
+        result_ttl: span(
+            args.result_ttl,
+            &settings,
+            "result_ttl",
+            defaults.result_ttl,
+        )?,
         mdns: !args.no_mdns,
         ..defaults
     })
 }
 
-fn span(flag: Option<Duration>, settings: &ServerSettings, name: &str, default: Duration) -> Result<Duration, Failed> {
+fn span(
+    flag: Option<Duration>,
+    settings: &ServerSettings,
+    name: &str,
+    default: Duration,
+) -> Result<Duration, Failed> {
     let text = match name {
         "lease_ttl" => &settings.lease_ttl,
         "cert_ttl" => &settings.cert_ttl,
@@ -82,7 +114,8 @@ fn span(flag: Option<Duration>, settings: &ServerSettings, name: &str, default: 
     };
     match (flag, text) {
         (Some(span), _) => Ok(span),
-        (None, Some(text)) => parse_duration(text).map_err(|error| Failed::usage(format!("config file: server.{name}: {error}"))),
+        (None, Some(text)) => parse_duration(text)
+            .map_err(|error| Failed::usage(format!("config file: server.{name}: {error}"))),
         (None, None) => Ok(default),
     }
 }
@@ -92,7 +125,10 @@ fn address(text: &str) -> Result<SocketAddr, Failed> {
     text.to_socket_addrs()
         .ok()
         .and_then(|mut addresses| addresses.next())
-        .ok_or_else(|| Failed::usage(format!("--listen {text}: not an address and port")).with_next("write for example 0.0.0.0:7700"))
+        .ok_or_else(|| {
+            Failed::usage(format!("--listen {text}: not an address and port"))
+                .with_next("write for example 0.0.0.0:7700")
+        })
 }
 
 /// Plain HTTP never leaves the machine.
@@ -100,8 +136,10 @@ fn loopback(address: SocketAddr) -> Result<SocketAddr, Failed> {
     if address.ip().is_loopback() {
         return Ok(address);
     }
-    Err(Failed::usage(format!("--insecure-http {address}: only a loopback address may be used without TLS"))
-        .with_next("write for example 127.0.0.1:7701"))
+    Err(Failed::usage(format!(
+        "--insecure-http {address}: only a loopback address may be used without TLS"
+    ))
+    .with_next("write for example 127.0.0.1:7701"))
 }
 
 /// Resolves on SIGINT or SIGTERM.

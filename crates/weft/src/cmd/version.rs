@@ -14,15 +14,29 @@ pub async fn version(global: &Global, output: &Output) -> Result<(), Failed> {
         Err(_) => unknown(),
     };
     versions.client = env!("CARGO_PKG_VERSION").to_owned();
-    let nodes: Vec<String> = versions.nodes.iter().map(|(version, count)| format!("{version} ({count})")).collect();
+    let nodes: Vec<String> = versions
+        .nodes
+        .iter()
+        .map(|(version, count)| format!("{version} ({count})"))
+        .collect();
     let fields = [
         ("client", versions.client.clone()),
-        ("server", versions.server.clone().unwrap_or_else(|| "not reached".to_owned())),
+        (
+            "server",
+            versions
+                .server
+                .clone()
+                .unwrap_or_else(|| "not reached".to_owned()),
+        ),
         ("nodes", nodes.join(", ")),
     ];
     output.one(&versions, &fields, &versions.client)
 }
 
 fn unknown() -> VersionView {
-    VersionView { client: String::new(), server: None, nodes: Default::default() }
+    VersionView {
+        client: String::new(),
+        server: None,
+        nodes: Default::default(),
+    }
 }

@@ -23,10 +23,19 @@ pub async fn wait(client: &Client, args: &WaitArgs, output: &Output) -> Result<E
     let deadline = args.timeout.map(|timeout| Instant::now() + timeout);
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let step = if matches!(args.state, WaitFor::Running | WaitFor::Gone) { LOOK_INTERVAL } else { REQUEST_WAIT };
-        let job = match client.job(&id, Some(left.map_or(step, |left| left.min(step)))).await {
+        let step = if matches!(args.state, WaitFor::Running | WaitFor::Gone) {
+            LOOK_INTERVAL
+        } else {
+            REQUEST_WAIT
+        };
+        let job = match client
+            .job(&id, Some(left.map_or(step, |left| left.min(step))))
+            .await
+        {
             Ok(job) => job,
-            Err(Error::Refused(problem)) if problem.status == 404 && args.state == WaitFor::Gone => {
+            Err(Error::Refused(problem))
+                if problem.status == 404 && args.state == WaitFor::Gone =>
+            {
                 return Ok(ExitCode::SUCCESS);
             }
             Err(error) => return Err(error.into()),
@@ -37,11 +46,20 @@ pub async fn wait(client: &Client, args: &WaitArgs, output: &Output) -> Result<E
             } else {
                 output.note(&format!("{id} {}", job.state));
             }
-            return Ok(if reached { ExitCode::SUCCESS } else { ExitCode::from(exit::FAILED) });
+            return Ok(if reached {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(exit::FAILED)
+            });
         }
         if left == Some(Duration::ZERO) {
-            return Err(Failed::new(exit::TIMEOUT, "timeout", Reason::Timeout, format!("{id} is still {}", job.state))
-                .with_next(format!("weft explain {id}")));
+            return Err(Failed::new(
+                exit::TIMEOUT,
+                "timeout",
+                Reason::Timeout,
+                format!("{id} is still {}", job.state),
+            )
+            .with_next(format!("weft explain {id}")));
         }
         if step == LOOK_INTERVAL && job.state.is_final() {
             tokio::time::sleep(LOOK_INTERVAL).await;
@@ -53,7 +71,10 @@ pub async fn wait(client: &Client, args: &WaitArgs, output: &Output) -> Result<E
 fn verdict(job: &JobView, wanted: WaitFor) -> Option<bool> {
     match wanted {
         WaitFor::Running => (job.state != JobState::Queued).then_some(true),
-        WaitFor::Succeeded => job.state.is_final().then_some(job.state == JobState::Succeeded),
+        WaitFor::Succeeded => job
+            .state
+            .is_final()
+            .then_some(job.state == JobState::Succeeded),
         WaitFor::Finished => job.state.is_final().then_some(true),
         WaitFor::Gone => None,
     }

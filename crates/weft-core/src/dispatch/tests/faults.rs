@@ -26,7 +26,10 @@ fn work_of_a_lost_node_moves_at_once_under_a_greater_attempt() {
     let new = scene.on("b");
     assert_eq!(new.len(), 2);
     assert!(new.iter().all(|at| at.attempt == 2));
-    assert_eq!(scene.report("a", old[0], Outcome::Completed).0, Verdict::Fenced);
+    assert_eq!(
+        scene.report("a", old[0], Outcome::Completed).0,
+        Verdict::Fenced
+    );
 }
 
 #[test]
@@ -38,7 +41,10 @@ fn a_node_that_comes_back_in_time_keeps_its_work() {
     scene.up("a", 2);
     assert_eq!(scene.on("a"), before);
     for at in before {
-        assert_eq!(scene.finish("a", at, Outcome::Completed), Verdict::Record(TaskState::Completed));
+        assert_eq!(
+            scene.finish("a", at, Outcome::Completed),
+            Verdict::Record(TaskState::Completed)
+        );
     }
     assert_eq!(scene.jobs[&JobId(1)], JobState::Succeeded);
 }
@@ -76,7 +82,9 @@ fn a_report_that_is_being_written_survives_its_session() {
     scene.down("a");
     scene.up("a", 1);
     assert_eq!(scene.on("a"), [at], "neither stopped nor given again");
-    scene.step(Input::Recorded { batch: batch.expect("a batch") });
+    scene.step(Input::Recorded {
+        batch: batch.expect("a batch"),
+    });
     assert_eq!(scene.jobs[&JobId(1)], JobState::Succeeded);
     assert!(scene.on("a").is_empty());
 }
@@ -89,23 +97,37 @@ fn recovered_work_waits_for_its_node_and_is_adopted() {
     let at = scene.on("a")[0];
     let mut after = Scene::new();
     after.held = scene.held;
-    after.step(Input::AwaitNodes { nodes: vec![id("a")], deadline: Monotonic(3_000) });
+    after.step(Input::AwaitNodes {
+        nodes: vec![id("a")],
+        deadline: Monotonic(3_000),
+    });
     after.step(recovered(1, 1));
     after.up("b", 1);
     assert!(after.on("b").is_empty(), "a may still run it");
     let why = after.machine.waiting(JobId(1)).map(|waiting| waiting.why);
-    assert_eq!(why, Some(Why::Reattaching { missing: vec![id("a")] }));
+    assert_eq!(
+        why,
+        Some(Why::Reattaching {
+            missing: vec![id("a")]
+        })
+    );
     after.step(Input::Submit(job_of(2, 1)));
     assert_eq!(after.on("b")[0].job, JobId(2), "new jobs do not wait");
     after.up("a", 1);
     assert_eq!(after.on("a"), [at], "adopted");
-    assert_eq!(after.finish("a", at, Outcome::Completed), Verdict::Record(TaskState::Completed));
+    assert_eq!(
+        after.finish("a", at, Outcome::Completed),
+        Verdict::Record(TaskState::Completed)
+    );
 }
 
 #[test]
 fn recovered_work_of_a_node_that_never_returns_runs_elsewhere() {
     let mut scene = Scene::new();
-    scene.step(Input::AwaitNodes { nodes: vec![id("a")], deadline: Monotonic(3_000) });
+    scene.step(Input::AwaitNodes {
+        nodes: vec![id("a")],
+        deadline: Monotonic(3_000),
+    });
     scene.step(recovered(1, 1));
     scene.up("b", 1);
     scene.wait(2_999);
@@ -124,7 +146,10 @@ fn a_task_that_kills_every_node_ends_dead() {
         scene.down("a");
     }
     scene.run_out();
-    assert_eq!(scene.finals[&(JobId(1), 0)], (TaskState::Dead, Some(Reason::NodeLost)));
+    assert_eq!(
+        scene.finals[&(JobId(1), 0)],
+        (TaskState::Dead, Some(Reason::NodeLost))
+    );
 }
 
 #[test]
@@ -133,7 +158,11 @@ fn a_drained_node_is_asked_for_what_it_has_not_begun() {
     scene.up("a", 3);
     scene.step(Input::Submit(job_of(1, 3)));
     let begun = scene.on("a")[0];
-    scene.step(Input::Started { node: id("a"), epoch: 1, tasks: vec![begun] });
+    scene.step(Input::Started {
+        node: id("a"),
+        epoch: 1,
+        tasks: vec![begun],
+    });
     scene.step(Input::NodeAvailability {
         node: id("a"),
         availability: Availability::Closed(ClosedReason::Draining),
@@ -142,7 +171,12 @@ fn a_drained_node_is_asked_for_what_it_has_not_begun() {
     assert!(!scene.recalled.contains(&begun));
     let tasks = scene.recalled.clone();
     scene.up("b", 3);
-    scene.step(Input::Handback { node: id("a"), epoch: 1, tasks, reason: None });
+    scene.step(Input::Handback {
+        node: id("a"),
+        epoch: 1,
+        tasks,
+        reason: None,
+    });
     assert_eq!(scene.on("b").len(), 2);
 }
 
@@ -192,7 +226,9 @@ fn a_poison_job_does_not_mark_the_node() {
     scene.up("a", 1);
     scene.step(Input::Submit(job_of(1, 20)));
     for _ in 0..20 {
-        let Some(&at) = scene.on("a").first() else { break };
+        let Some(&at) = scene.on("a").first() else {
+            break;
+        };
         scene.finish("a", at, Outcome::Failed(Reason::RuntimeError));
     }
     let load = scene.machine.node_load(&id("a")).expect("known");
@@ -208,6 +244,9 @@ fn a_node_cannot_claim_what_it_was_never_given() {
     scene.held.entry(id("thief")).or_default().insert(at);
     scene.up("thief", 1);
     assert!(scene.on("thief").is_empty());
-    assert_eq!(scene.report("thief", at, Outcome::Completed).0, Verdict::Ignore);
+    assert_eq!(
+        scene.report("thief", at, Outcome::Completed).0,
+        Verdict::Ignore
+    );
     assert!(scene.finals.is_empty());
 }

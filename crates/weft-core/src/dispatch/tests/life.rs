@@ -1,4 +1,4 @@
-use weft_types::{JobId, JobState, Reason, RetryPolicy, TaskState};
+use weft_types::{JobId, JobState, Reason, RetryPolicy, Strategy, TaskState};
 
 use super::super::{Config, Input, Machine, Outcome, Recovered, Verdict};
 use super::{Scene, id, job_of};
@@ -21,6 +21,20 @@ fn a_job_runs_to_its_end_over_all_nodes() {
 }
 
 #[test]
+fn a_few_tasks_go_one_by_one_to_where_the_score_says() {
+    let mut scene = Scene::new();
+    for name in ["a", "b", "c"] {
+        scene.up(name, 16);
+    }
+    let mut job = job_of(1, 6);
+    job.request.placement.strategy = Strategy::Spread;
+    scene.step(Input::Submit(job));
+    for name in ["a", "b", "c"] {
+        assert_eq!(scene.on(name).len(), 2, "{name} gets its part");
+    }
+}
+
+#[test]
 fn nothing_is_final_before_the_journal_has_it() {
     let mut scene = Scene::new();
     scene.up("a", 1);
@@ -30,8 +44,13 @@ fn nothing_is_final_before_the_journal_has_it() {
     assert_eq!(verdict, Verdict::Record(TaskState::Completed));
     assert!(scene.finals.is_empty());
     assert_eq!(scene.on("a"), [at], "not acknowledged");
-    assert_eq!(scene.report("a", at, Outcome::Completed).0, Verdict::Pending);
-    scene.step(Input::Recorded { batch: batch.expect("a batch") });
+    assert_eq!(
+        scene.report("a", at, Outcome::Completed).0,
+        Verdict::Pending
+    );
+    scene.step(Input::Recorded {
+        batch: batch.expect("a batch"),
+    });
     assert_eq!(scene.finals.len(), 1);
     assert!(scene.on("a").is_empty(), "acknowledged");
     assert_eq!(scene.report("a", at, Outcome::Completed).0, Verdict::Ignore);
@@ -44,8 +63,13 @@ fn a_report_that_could_not_be_written_is_taken_again() {
     scene.step(Input::Submit(job_of(1, 1)));
     let at = scene.on("a")[0];
     let (_, batch) = scene.report("a", at, Outcome::Completed);
-    scene.step(Input::RecordFailed { batch: batch.expect("a batch") });
-    assert_eq!(scene.finish("a", at, Outcome::Completed), Verdict::Record(TaskState::Completed));
+    scene.step(Input::RecordFailed {
+        batch: batch.expect("a batch"),
+    });
+    assert_eq!(
+        scene.finish("a", at, Outcome::Completed),
+        Verdict::Record(TaskState::Completed)
+    );
     assert_eq!(scene.jobs[&JobId(1)], JobState::Succeeded);
 }
 
@@ -57,7 +81,10 @@ fn a_retryable_failure_waits_and_is_tried_up_to_the_limit() {
     for attempt in 1..=2 {
         let at = scene.on("a")[0];
         assert_eq!(at.attempt, attempt);
-        assert_eq!(scene.finish("a", at, Outcome::Failed(Reason::RuntimeError)), Verdict::Retry);
+        assert_eq!(
+            scene.finish("a", at, Outcome::Failed(Reason::RuntimeError)),
+            Verdict::Retry
+        );
         let waiting = scene.machine.waiting(JobId(1));
         assert!(waiting.is_none_or(|waiting| waiting.why == Why::Backoff));
         scene.wait(60_000);
@@ -85,7 +112,10 @@ fn dead_letters_run_again_when_somebody_asks() {
     scene.step(Input::Submit(job_of(1, 1)));
     let at = scene.on("a")[0];
     scene.finish("a", at, Outcome::Failed(Reason::NonzeroExit));
-    scene.step(Input::Requeue { job: JobId(1), tasks: None });
+    scene.step(Input::Requeue {
+        job: JobId(1),
+        tasks: None,
+    });
     assert_eq!(scene.machine.job_state(JobId(1)), Some(JobState::Running));
     scene.run_out();
     assert_eq!(scene.jobs[&JobId(1)], JobState::Succeeded);
@@ -97,10 +127,17 @@ fn cancelling_a_job_stops_what_runs_and_frees_the_node() {
     scene.up("a", 2);
     scene.step(Input::Submit(job_of(1, 5)));
     assert_eq!(scene.on("a").len(), 2);
-    scene.step(Input::Cancel { job: JobId(1), tasks: None, reason: Reason::Cancelled });
+    scene.step(Input::Cancel {
+        job: JobId(1),
+        tasks: None,
+        reason: Reason::Cancelled,
+    });
     assert!(scene.on("a").is_empty());
     assert_eq!(scene.jobs[&JobId(1)], JobState::Cancelled);
-    assert_eq!(scene.machine.node_load(&id("a")).map(|load| load.held), Some(0));
+    assert_eq!(
+        scene.machine.node_load(&id("a")).map(|load| load.held),
+        Some(0)
+    );
 }
 
 #[test]
@@ -149,7 +186,11 @@ fn appended_tasks_run_and_the_job_ends_once_sealed() {
     let first = scene.on("a")[0];
     scene.finish("a", first, Outcome::Completed);
     assert!(scene.jobs.is_empty(), "more may come");
-    scene.step(Input::Append { job: JobId(1), tasks: 3, sealed: true });
+    scene.step(Input::Append {
+        job: JobId(1),
+        tasks: 3,
+        sealed: true,
+    });
     scene.run_out();
     assert_eq!(scene.jobs[&JobId(1)], JobState::Succeeded);
     assert_eq!(scene.finals.len(), 4);
@@ -198,7 +239,10 @@ fn a_full_queue_refuses_and_says_when_to_come_back() {
     };
     let mut machine = Machine::new(config, 1);
     assert_eq!(machine.admit(8), Ok(()));
-    assert!(matches!(machine.admit(3), Err(Error::Full { tasks: 8, .. })));
+    assert!(matches!(
+        machine.admit(3),
+        Err(Error::Full { tasks: 8, .. })
+    ));
     machine.abandon(8);
     assert_eq!(machine.admit(10), Ok(()));
     machine.step(Monotonic(0), Input::Submit(job_of(1, 10)), &mut Vec::new());
@@ -235,7 +279,11 @@ fn recovered_jobs_keep_their_finals_and_failures() {
     };
     scene.step(Input::Recovered(recovered));
     scene.up("a", 4);
-    let attempts: Vec<_> = scene.on("a").iter().map(|at| (at.task, at.attempt)).collect();
+    let attempts: Vec<_> = scene
+        .on("a")
+        .iter()
+        .map(|at| (at.task, at.attempt))
+        .collect();
     assert_eq!(attempts, [(2, 3), (3, 1)]);
     let failed = scene.on("a")[0];
     let verdict = scene.finish("a", failed, Outcome::Failed(Reason::RuntimeError));
@@ -269,5 +317,8 @@ fn named_lost_nodes_use_up_attempts() {
         scene.down(name);
     }
     scene.run_out();
-    assert_eq!(scene.finals[&(JobId(1), 0)], (TaskState::Dead, Some(Reason::NodeLost)));
+    assert_eq!(
+        scene.finals[&(JobId(1), 0)],
+        (TaskState::Dead, Some(Reason::NodeLost))
+    );
 }

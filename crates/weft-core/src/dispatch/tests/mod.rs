@@ -140,7 +140,12 @@ impl Scene {
     }
 
     /// A node reports an attempt; the answer of the machine.
-    pub(super) fn report(&mut self, name: &str, at: TaskRef, outcome: Outcome) -> (Verdict, Option<BatchId>) {
+    pub(super) fn report(
+        &mut self,
+        name: &str,
+        at: TaskRef,
+        outcome: Outcome,
+    ) -> (Verdict, Option<BatchId>) {
         let node = id(name);
         let epoch = self.epochs[&node];
         self.report_under(name, epoch, at, outcome)
@@ -201,11 +206,16 @@ impl Scene {
         for output in out {
             match output {
                 Output::Assign { node, epoch, runs } => {
-                    assert_eq!(self.epochs[&node], epoch, "assigned under the current epoch");
+                    assert_eq!(
+                        self.epochs[&node], epoch,
+                        "assigned under the current epoch"
+                    );
                     let held = self.held.entry(node).or_default();
                     held.extend(runs.into_iter().flat_map(|run| run.tasks()));
                 }
-                Output::Attached { node, stop: tasks, .. }
+                Output::Attached {
+                    node, stop: tasks, ..
+                }
                 | Output::Stop { node, tasks, .. }
                 | Output::Ack { node, tasks } => {
                     let held = self.held.entry(node).or_default();

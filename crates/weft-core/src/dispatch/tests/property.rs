@@ -12,17 +12,45 @@ const NODES: [&str; 3] = ["a", "b", "c"];
 
 #[derive(Clone, Debug)]
 enum Event {
-    Submit { tasks: u32 },
-    Up { node: usize },
-    Down { node: usize },
-    Crash { node: usize },
-    Report { node: usize, pick: usize, outcome: u8 },
-    Written { pick: usize, works: bool },
-    Cancel { job: usize },
-    CancelTask { job: usize, task: u32 },
-    Requeue { job: usize },
-    Handback { node: usize, pick: usize, rejected: bool },
-    Wait { ms: u64 },
+    Submit {
+        tasks: u32,
+    },
+    Up {
+        node: usize,
+    },
+    Down {
+        node: usize,
+    },
+    Crash {
+        node: usize,
+    },
+    Report {
+        node: usize,
+        pick: usize,
+        outcome: u8,
+    },
+    Written {
+        pick: usize,
+        works: bool,
+    },
+    Cancel {
+        job: usize,
+    },
+    CancelTask {
+        job: usize,
+        task: u32,
+    },
+    Requeue {
+        job: usize,
+    },
+    Handback {
+        node: usize,
+        pick: usize,
+        rejected: bool,
+    },
+    Wait {
+        ms: u64,
+    },
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -80,7 +108,11 @@ fn apply(scene: &mut Scene, account: &mut Account, event: Event) {
             }
         }
         Event::Crash { node } => scene.forget(NODES[node]),
-        Event::Report { node, pick: which, outcome } => {
+        Event::Report {
+            node,
+            pick: which,
+            outcome,
+        } => {
             let outcome = match outcome {
                 0 => Outcome::Failed(Reason::RuntimeError),
                 1 => Outcome::Failed(Reason::NonzeroExit),
@@ -109,13 +141,21 @@ fn apply(scene: &mut Scene, account: &mut Account, event: Event) {
         }
         Event::Cancel { job } => {
             if let Some(&(job, _)) = account.jobs.get(job) {
-                scene.step(Input::Cancel { job, tasks: None, reason: Reason::Cancelled });
+                scene.step(Input::Cancel {
+                    job,
+                    tasks: None,
+                    reason: Reason::Cancelled,
+                });
             }
         }
         Event::CancelTask { job, task } => {
             if let Some(&(job, _)) = account.jobs.get(job) {
                 let tasks = Some(vec![task]);
-                scene.step(Input::Cancel { job, tasks, reason: Reason::Cancelled });
+                scene.step(Input::Cancel {
+                    job,
+                    tasks,
+                    reason: Reason::Cancelled,
+                });
             }
         }
         Event::Requeue { job } => {
@@ -124,16 +164,28 @@ fn apply(scene: &mut Scene, account: &mut Account, event: Event) {
                 scene.step(Input::Requeue { job, tasks: None });
             }
         }
-        Event::Handback { node, pick: which, rejected } => {
+        Event::Handback {
+            node,
+            pick: which,
+            rejected,
+        } => {
             if let Some(at) = pick(&scene.on(NODES[node]), which)
                 && let Some(&epoch) = account.epochs.get(&node)
             {
-                let held = scene.held.get_mut(&id(NODES[node])).expect("it holds something");
+                let held = scene
+                    .held
+                    .get_mut(&id(NODES[node]))
+                    .expect("it holds something");
                 held.remove(&at);
                 let reason = rejected.then_some(Reason::InsufficientResources);
                 let tasks = vec![at];
                 let node = id(NODES[node]);
-                scene.step(Input::Handback { node, epoch, tasks, reason });
+                scene.step(Input::Handback {
+                    node,
+                    epoch,
+                    tasks,
+                    reason,
+                });
             }
         }
         Event::Wait { ms } => scene.wait(ms),
@@ -144,7 +196,10 @@ fn attempts_grow(scene: &Scene, account: &mut Account) {
     for &(job, tasks) in &account.jobs {
         for (task, _, attempt) in scene.machine.tasks(job, 0, tasks) {
             let seen = account.attempts.entry((job, task)).or_default();
-            assert!(attempt >= *seen, "the attempt of {job}/{task} fell from {seen} to {attempt}");
+            assert!(
+                attempt >= *seen,
+                "the attempt of {job}/{task} fell from {seen} to {attempt}"
+            );
             *seen = attempt;
         }
     }

@@ -34,9 +34,25 @@ pub struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// Rows for tasks with these files, or without files.
     pub fn new(runtime: RuntimeKind, paths: &[PathBuf], output: &'a Output) -> Self {
-        let labels: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
-        let width = labels.iter().map(|label| label.chars().count()).max().unwrap_or(0).max("TASK".len());
-        Self { runtime, labels, width, output, bad: 0, total: 0, header_written: false }
+        let labels: Vec<String> = paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        let width = labels
+            .iter()
+            .map(|label| label.chars().count())
+            .max()
+            .unwrap_or(0)
+            .max("TASK".len());
+        Self {
+            runtime,
+            labels,
+            width,
+            output,
+            bad: 0,
+            total: 0,
+            header_written: false,
+        }
     }
 
     /// Writes the row of a task.
@@ -63,16 +79,21 @@ impl<'a> Rows<'a> {
 
     /// How many failed, if any did.
     pub fn summary(&self) -> Option<String> {
-        (self.bad > 0 && self.total > 1).then(|| format!("{} of {} tasks failed", self.bad, self.total))
+        (self.bad > 0 && self.total > 1)
+            .then(|| format!("{} of {} tasks failed", self.bad, self.total))
     }
 
     fn label(&self, task: u32) -> String {
-        self.labels.get(task as usize).cloned().unwrap_or_else(|| task.to_string())
+        self.labels
+            .get(task as usize)
+            .cloned()
+            .unwrap_or_else(|| task.to_string())
     }
 
     /// The local path is known here only; the cluster has the file's name.
     fn with_path(&self, result: &ResultView) -> Result<serde_json::Value, Failed> {
-        let mut value = serde_json::to_value(result).map_err(|error| Failed::internal(error.to_string()))?;
+        let mut value =
+            serde_json::to_value(result).map_err(|error| Failed::internal(error.to_string()))?;
         if let Some(path) = self.labels.get(result.task as usize) {
             value["file"] = path.clone().into();
         }
@@ -87,19 +108,37 @@ impl<'a> Rows<'a> {
             Some(why) => format!("{}: {}", why.reason, why.detail),
             None => result.state.to_string(),
         };
-        self.output.warn(&format!("{}: {why}", self.label(result.task)));
+        self.output
+            .warn(&format!("{}: {why}", self.label(result.task)));
     }
 
     fn op_row(&mut self, result: &ResultView) -> Result<(), Failed> {
-        let values = result.result.as_ref().map(|json| op_values(json.get())).unwrap_or_default();
+        let values = result
+            .result
+            .as_ref()
+            .map(|json| op_values(json.get()))
+            .unwrap_or_default();
         if !self.header_written {
             self.header_written = true;
-            let title = if self.labels.is_empty() { "TASK" } else { "FILE" };
+            let title = if self.labels.is_empty() {
+                "TASK"
+            } else {
+                "FILE"
+            };
             let names: Vec<&str> = values.iter().map(|(name, _)| name.as_str()).collect();
-            self.output.line(&format!("{title:width$}  {}", columns(&names), width = self.width))?;
+            self.output.line(&format!(
+                "{title:width$}  {}",
+                columns(&names),
+                width = self.width
+            ))?;
         }
         let values: Vec<&str> = values.iter().map(|(_, value)| value.as_str()).collect();
-        let row = format!("{:width$}  {}", self.label(result.task), columns(&values), width = self.width);
+        let row = format!(
+            "{:width$}  {}",
+            self.label(result.task),
+            columns(&values),
+            width = self.width
+        );
         self.output.line(row.trim_end())
     }
 }
@@ -108,20 +147,34 @@ impl<'a> Rows<'a> {
 const COLUMN_WIDTH: usize = 20;
 
 fn columns(values: &[&str]) -> String {
-    values.iter().map(|value| format!("{value:<COLUMN_WIDTH$}")).collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    values
+        .iter()
+        .map(|value| format!("{value:<COLUMN_WIDTH$}"))
+        .collect::<Vec<_>>()
+        .join("  ")
+        .trim_end()
+        .to_owned()
 }
 
 /// Name and value of each column: one for each operation, and the number of bytes.
 fn op_values(json: &str) -> Vec<(String, String)> {
-    let Ok(value) = serde_json::from_str::<serde_json::Value>(json) else { return Vec::new() };
+    let Ok(value) = serde_json::from_str::<serde_json::Value>(json) else {
+        return Vec::new();
+    };
     let results = match value.get("results").and_then(serde_json::Value::as_array) {
         Some(several) => several.clone(),
         None => vec![value],
     };
     let mut columns: Vec<(String, String)> = Vec::new();
     for result in &results {
-        let name = result.get("op").and_then(serde_json::Value::as_str).unwrap_or("result").to_uppercase();
-        let found = ["count", "checksum", "hash", "result"].iter().find_map(|field| result.get(field));
+        let name = result
+            .get("op")
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or("result")
+            .to_uppercase();
+        let found = ["count", "checksum", "hash", "result"]
+            .iter()
+            .find_map(|field| result.get(field));
         columns.push((name, found.map(plain).unwrap_or_default()));
     }
     if let Some(bytes) = results.first().and_then(|result| result.get("bytes")) {
@@ -131,13 +184,17 @@ fn op_values(json: &str) -> Vec<(String, String)> {
 }
 
 fn plain(value: &serde_json::Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// A path beneath a directory; `None` when it would leave it.
 pub fn beneath(dir: &Path, path: &str) -> Option<PathBuf> {
     let path = Path::new(path);
-    path.components().all(|part| matches!(part, Component::Normal(_))).then(|| dir.join(path))
+    path.components()
+        .all(|part| matches!(part, Component::Normal(_)))
+        .then(|| dir.join(path))
 }
 
 #[cfg(test)]
@@ -149,12 +206,21 @@ mod tests {
         for bad in ["../x", "/etc/passwd", "a/../../x"] {
             assert_eq!(beneath(Path::new("/out"), bad), None, "{bad}");
         }
-        assert_eq!(beneath(Path::new("/out"), "a/b"), Some(PathBuf::from("/out/a/b")));
+        assert_eq!(
+            beneath(Path::new("/out"), "a/b"),
+            Some(PathBuf::from("/out/a/b"))
+        );
     }
 
     #[test]
     fn an_operation_gives_its_value_and_its_bytes() {
         let values = op_values(r#"{"op":"fnv64","hash":"00ff","bytes":3}"#);
-        assert_eq!(values, [("FNV64".into(), "00ff".into()), ("BYTES".into(), "3".into())]);
+        assert_eq!(
+            values,
+            [
+                ("FNV64".into(), "00ff".into()),
+                ("BYTES".into(), "3".into())
+            ]
+        );
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use weft_types::{
-    FieldError, GpuRequest, Inputs, Program, ProcessSpec, RuntimeKind, SourceFormat, WasmSpec, Workload, parse_json,
-    parse_workload,
+    FieldError, GpuRequest, Inputs, ProcessSpec, Program, RuntimeKind, SourceFormat, WasmSpec,
+    Workload, parse_json, parse_workload,
 };
 
 use crate::args::{Global, RunArgs, name_value};
@@ -34,7 +34,11 @@ pub fn globs(args: &RunArgs, workload: &Workload) -> Vec<String> {
     if !args.each.is_empty() {
         return args.each.clone();
     }
-    workload.inputs.as_ref().map(|inputs| inputs.files.clone()).unwrap_or_default()
+    workload
+        .inputs
+        .as_ref()
+        .map(|inputs| inputs.files.clone())
+        .unwrap_or_default()
 }
 
 /// A key that no other submission has.
@@ -42,7 +46,10 @@ pub fn idempotency_key() -> String {
     let mut bytes = [0u8; 16];
     // Without randomness the key is left to the clock: it only has to differ between two runs.
     if getrandom::fill(&mut bytes).is_err() {
-        let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let nanos = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_nanos();
         bytes = nanos.to_le_bytes();
     }
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -62,7 +69,10 @@ fn from_flags(args: &RunArgs) -> Result<Workload, Failed> {
         workload.op = Some(program(op)?);
     } else if let Some(module) = &args.wasm {
         if !module.is_file() {
-            return Err(Failed::usage(format!("--wasm: {} is not a file", module.display())));
+            return Err(Failed::usage(format!(
+                "--wasm: {} is not a file",
+                module.display()
+            )));
         }
         workload.wasm = Some(WasmSpec {
             module: Some(module.to_string_lossy().into_owned()),
@@ -72,7 +82,8 @@ fn from_flags(args: &RunArgs) -> Result<Workload, Failed> {
         });
     } else {
         if args.command.is_empty() {
-            return Err(Failed::usage("nothing to run").with_next("give a command after --, or --op OP, --wasm FILE or --file FILE"));
+            return Err(Failed::usage("nothing to run")
+                .with_next("give a command after --, or --op OP, --wasm FILE or --file FILE"));
         }
         workload.process = Some(ProcessSpec {
             command: args.command.clone(),
@@ -112,7 +123,9 @@ fn program(text: &str) -> Result<Program, Failed> {
     } else {
         match text.split_once('=') {
             Some((op, imm)) => {
-                let imm: u8 = imm.parse().map_err(|_| Failed::usage(format!("--op {text}: {imm:?} is not 0 to 255")))?;
+                let imm: u8 = imm
+                    .parse()
+                    .map_err(|_| Failed::usage(format!("--op {text}: {imm:?} is not 0 to 255")))?;
                 serde_json::json!({"op": op, "imm": imm}).to_string()
             }
             None => serde_json::json!({"op": text}).to_string(),
@@ -128,7 +141,9 @@ fn environment(args: &RunArgs) -> Result<BTreeMap<String, String>, Failed> {
             Some(pair) => Ok(pair),
             None => match std::env::var(text) {
                 Ok(value) => Ok((text.clone(), value)),
-                Err(_) => Err(Failed::usage(format!("--env {text}: not set here; write NAME=VALUE"))),
+                Err(_) => Err(Failed::usage(format!(
+                    "--env {text}: not set here; write NAME=VALUE"
+                ))),
             },
         })
         .collect()
@@ -136,10 +151,16 @@ fn environment(args: &RunArgs) -> Result<BTreeMap<String, String>, Failed> {
 
 fn apply_flags(workload: &mut Workload, args: &RunArgs) -> Result<(), Failed> {
     if let Some(count) = args.array {
-        workload.inputs = Some(Inputs { array: Some(count), ..Inputs::default() });
+        workload.inputs = Some(Inputs {
+            array: Some(count),
+            ..Inputs::default()
+        });
     }
     if !args.each.is_empty() {
-        workload.inputs = Some(Inputs { files: args.each.clone(), ..Inputs::default() });
+        workload.inputs = Some(Inputs {
+            files: args.each.clone(),
+            ..Inputs::default()
+        });
     }
     if args.cpu.is_some() || args.memory.is_some() || args.disk.is_some() || args.gpu.is_some() {
         let mut resources = workload.resources();
@@ -156,12 +177,15 @@ fn apply_flags(workload: &mut Workload, args: &RunArgs) -> Result<(), Failed> {
     }
     if let Some(mode) = &args.sandbox {
         let Some(process) = &mut workload.process else {
-            return Err(Failed::usage("--sandbox is for commands; ops and WebAssembly are contained anyway"));
+            return Err(Failed::usage(
+                "--sandbox is for commands; ops and WebAssembly are contained anyway",
+            ));
         };
         process.sandbox = word("--sandbox", mode)?;
     }
     for label in &args.label {
-        let pair = name_value(label).ok_or_else(|| Failed::usage(format!("--label {label}: write NAME=VALUE")))?;
+        let pair = name_value(label)
+            .ok_or_else(|| Failed::usage(format!("--label {label}: write NAME=VALUE")))?;
         workload.placement.labels.insert(pair.0, pair.1);
     }
     if let Some(retries) = args.retries {
@@ -186,6 +210,8 @@ fn gpu_request(text: &str) -> Result<GpuRequest, Failed> {
         Some((count, model)) => (count, Some(model.to_owned())),
         None => (text, None),
     };
-    let count = count.parse().map_err(|_| Failed::usage(format!("--gpu {text}: write N or N:MODEL")))?;
+    let count = count
+        .parse()
+        .map_err(|_| Failed::usage(format!("--gpu {text}: write N or N:MODEL")))?;
     Ok(GpuRequest { count, model })
 }

@@ -1,0 +1,130 @@
+//! What the node offers, and how much of that is free.
+
+use weft_runtime::{Probe, Runtimes};
+use weft_types::{Bytes, Millicores, NodeCapacity, Resources, RuntimeKind};
+
+use crate::Config;
+use crate::machine::{self, Machine};
+
+/// What the node offers, with what it cannot do.
+#[derive(Debug, Clone)]
+pub(crate) struct Offer {
+    pub(crate) capacity: NodeCapacity,
+    pub(crate) missing: Vec<String>,
+}
+
+/// Looks at the machine and tries the runtimes.
+pub(crate) async fn offer(config: &Config, runtimes: &Runtimes) -> Offer {
+    let machine = Machine::look();
+    let share = u64::from(config.share.max(1));
+    let part = |amount: u64| amount / 100 * u64::from(config.threshold_percent) / share;
+    let mut capacity = NodeCapacity {
+        cpu: config.cpu.unwrap_or(Millicores(part(machine.cpu.0))),
+        memory: config.memory.unwrap_or(Bytes(part(machine.memory.0))),
+        disk: Bytes(part(machine::free_disk_bytes(&config.data_dir))),
+        gpus: machine::gpus(),
+        arch: std::env::consts::ARCH.to_owned(),
+        os: std::env::consts::OS.to_owned(),
+        labels: config.labels.clone(),
+        ..NodeCapacity::default()
+    };
+    let mut missing = Vec::new();
+    for (kind, probe) in runtimes.probe().await {
+        describe(kind, probe, &mut capacity, &mut missing);
+    }
+    Offer { capacity, missing }
+}
+
+fn describe(
+    kind: RuntimeKind,
+    probe: Probe,
+    capacity: &mut NodeCapacity,
+    missing: &mut Vec<String>,
+) {
+    if probe.available {
+        capacity.runtimes.push(kind);
+    }
+    capacity.capabilities.extend(probe.capabilities);
+    missing.extend(probe.missing.iter().map(ToString::to_string));
+}
+
+/// What is not reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Free {
+    cpu: u64,
+    memory: u64,
+    disk: u64,
+    gpus: u64,
+}
+
+impl Free {
+    pub(crate) fn all_of(capacity: &NodeCapacity) -> Self {
+        Self {
+            cpu: capacity.cpu.0,
+            memory: capacity.memory.0,
+            disk: capacity.disk.0,
+            gpus: capacity.gpus.len() as u64,
+        }
+    }
+
+    /// Reserves what a task needs; `false` and no change when it does not fit.
+    pub(crate) fn take(&mut self, need: &Resources) -> bool {
+        if !self.fits(need) {
+            return false;
+        }
+        self.cpu -= need.cpu.0;
+        self.memory -= need.memory.0;
+        self.disk -= need.disk.0;
+        self.gpus -= gpus(need);
+        true
+    }
+
+    pub(crate) fn give(&mut self, need: &Resources) {
+        self.cpu += need.cpu.0;
+        self.memory += need.memory.0;
+        self.disk += need.disk.0;
+        self.gpus += gpus(need);
+    }
+
+    pub(crate) fn fits(&self, need: &Resources) -> bool {
+        need.cpu.0 <= self.cpu
+            && need.memory.0 <= self.memory
+            && need.disk.0 <= self.disk
+            && gpus(need) <= self.gpus
+    }
+}
+
+fn gpus(need: &Resources) -> u64 {
+    need.gpu.as_ref().map_or(0, |gpu| gpu.count.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_reserved_never_exceeds_the_capacity(sizes in proptest::collection::vec((0..3000u64, 0..3000u64), 1..30)) {
+            let capacity = NodeCapacity { cpu: Millicores(4000), memory: Bytes(4000), ..NodeCapacity::default() };
+            let whole = Free::all_of(&capacity);
+            let mut free = whole;
+            let mut taken = Vec::new();
+            for (cpu, memory) in sizes {
+                let need = Resources { cpu: Millicores(cpu), memory: Bytes(memory), disk: Bytes(0), gpu: None };
+                let fits = free.fits(&need);
+                prop_assert_eq!(free.take(&need), fits);
+                if fits {
+                    taken.push(need);
+                }
+                let used: u64 = taken.iter().map(|need| need.cpu.0).sum();
+                prop_assert!(used <= 4000);
+                prop_assert_eq!(free.cpu, 4000 - used);
+            }
+            for need in &taken {
+                free.give(need);
+            }
+            prop_assert_eq!(free, whole);
+        }
+    }
+}

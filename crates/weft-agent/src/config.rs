@@ -1,0 +1,49 @@
+//! Settings of an agent.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use weft_types::{Bytes, Millicores, NodeId};
+
+/// Settings of an agent; [`Config::new`] gives the defaults.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where its key and its work are kept.
+    pub data_dir: PathBuf,
+    /// Address of a server; the token's, or one on the local network, when absent.
+    pub join: Option<String>,
+    /// The token to join with; needed the first time only.
+    pub token: Option<String>,
+    /// Its id; made from the host name when absent.
+    pub node_id: Option<NodeId>,
+    /// Labels for placement.
+    pub labels: BTreeMap<String, String>,
+    /// How much of the machine work may use, in percent.
+    pub threshold_percent: u8,
+    /// CPU to offer, instead of what the machine has.
+    pub cpu: Option<Millicores>,
+    /// Memory to offer, instead of what the machine has.
+    pub memory: Option<Bytes>,
+    /// How many agents share this machine; each offers its part.
+    pub share: u32,
+    /// A directory that goes when the agent's process dies.
+    pub cleanup_dir: Option<PathBuf>,
+}
+
+impl Config {
+    /// The defaults, for a data directory.
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            join: None,
+            token: None,
+            node_id: None,
+            labels: BTreeMap::new(),
+            threshold_percent: 80,
+            cpu: None,
+            memory: None,
+            share: 1,
+            cleanup_dir: None,
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The session with a server: greeting, work in, reports out, renewal.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
+use weft_proto::v1;
+use weft_proto::v1::agent_message::Message;
+use weft_proto::v1::server_message::Message as Answer;
+
+use crate::artifacts::Artifacts;
+use crate::capacity::Offer;
+use crate::channel::connect;
+use crate::executor::{Executor, MAX_HELD_TASKS};
+use crate::heartbeat::Heartbeats;
+use crate::identity::{Member, now};
+use crate::{Error, logs, machine};
+
+/// Messages that wait for the network.
+const MAX_WAITING_MESSAGES: usize = 64;
+/// Heartbeats that wait for the network.
+const MAX_WAITING_BEATS: usize = 4;
+/// How long the server may take to answer the greeting.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// After a failed renewal, the wait before the next try.
+const RENEWAL_RETRY: Duration = Duration::from_secs(5);
+
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// It broke off, or the server ended it; another may be opened.
+    Lost(Error),
+    /// The node is not part of the cluster any more.
+    Removed,
+    /// The agent stops.
+    Shutdown,
+}
+
+/// What sessions are opened with.
+pub(crate) struct Sessions {
+    pub(crate) member: Member,
+    pub(crate) offer: Offer,
+    pub(crate) executor: Executor,
+    pub(crate) artifacts: Artifacts,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) started: Instant,
+    pub(crate) last_epoch: u64,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Sessions {
+    /// Opens a session and keeps it until it ends; `welcomed` is called once the server has
+    /// answered.
+    pub(crate) async fn run(&mut self, welcomed: impl FnOnce()) -> Ended {
+        let stop = self.stop.clone();
+        let ended = tokio::select! {
+            ended = self.open(welcomed) => ended,
+            () = stop.cancelled() => return Ended::Shutdown,
+        };
+        self.artifacts.connected(None);
+        ended
+    }
+
+    async fn open(&mut self, welcomed: impl FnOnce()) -> Ended {
+        if let Err(error) = self.member.ensure_valid().await {
+            return ended_by(error);
+        }
+        let mut client = match connect(&self.member.addresses, &self.member.tls).await {
+            Ok(client) => client,
+            Err(error) => return Ended::Lost(error),
+        };
+        let (out, messages) = mpsc::channel(MAX_WAITING_MESSAGES);
+        let (beats, heartbeats) = mpsc::channel(MAX_WAITING_BEATS);
+        let hello = v1::AgentMessage {
+            message: Some(Message::Hello(self.hello())),
+        };
+        if out.send(hello).await.is_err() {
+            return Ended::Lost(Error::Machine("the session could not be opened".to_owned()));
+        }
+        let outgoing = ReceiverStream::new(heartbeats).merge(ReceiverStream::new(messages));
+        let mut incoming = match client.session(outgoing).await {
+            Ok(response) => response.into_inner(),
+            Err(status) => return refused(&status),
+        };
+        let welcome = match tokio::time::timeout(WELCOME_TIMEOUT, incoming.message()).await {
+            Ok(Ok(Some(v1::ServerMessage {
+                message: Some(Answer::Welcome(welcome)),
+            }))) => welcome,
+            Ok(Err(status)) => return refused(&status),
+            _ => return Ended::Lost(Error::Refused("it did not answer the greeting".to_owned())),
+        };
+        self.last_epoch = welcome.epoch;
+        self.artifacts.connected(Some(client));
+        self.executor.stop(&welcome.stop);
+        self.executor.resend();
+        let period = Duration::from_millis(welcome.heartbeat_ms.max(10));
+        let started = Heartbeats::start(
+            period,
+            welcome.epoch,
+            self.executor.clone(),
+            self.data_dir.clone(),
+            beats,
+        );
+        let _heartbeats = match started {
+            Ok(heartbeats) => heartbeats,
+            Err(error) => {
+                return Ended::Lost(Error::Machine(format!("no thread for heartbeats: {error}")));
+            }
+        };
+        welcomed();
+        self.serve(&mut incoming, &out).await
+    }
+
+    fn hello(&self) -> v1::Hello {
+        let mut capacity = weft_proto::capacity_to_proto(&self.offer.capacity);
+        capacity.missing.clone_from(&self.offer.missing);
+        capacity.hostname = machine::host_name();
+        capacity.max_held_tasks = MAX_HELD_TASKS;
+        v1::Hello {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capacity: Some(capacity),
+            held: self.executor.held(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            last_epoch: self.last_epoch,
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        incoming: &mut Streaming<v1::ServerMessage>,
+        out: &mpsc::Sender<v1::AgentMessage>,
+    ) -> Ended {
+        let mut renewal = self.until_renewal();
+        loop {
+            tokio::select! {
+                message = incoming.message() => match message {
+                    Ok(Some(message)) => {
+                        if let Some(ended) = self.take(message, out) {
+                            return ended;
+                        }
+                        renewal = self.until_renewal();
+                    }
+                    Ok(None) => return Ended::Lost(Error::Refused("it closed the session".to_owned())),
+                    Err(status) => return refused(&status),
+                },
+                () = self.executor.outgoing() => {
+                    while let Some(message) = self.executor.next_message() {
+                        if out.send(v1::AgentMessage { message: Some(message) }).await.is_err() {
+                            return Ended::Lost(Error::Refused("it closed the session".to_owned()));
+                        }
+                    }
+                }
+                () = tokio::time::sleep(renewal) => {
+                    renewal = RENEWAL_RETRY;
+                    self.ask_for_renewal(out).await;
+                }
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        message: v1::ServerMessage,
+        out: &mpsc::Sender<v1::AgentMessage>,
+    ) -> Option<Ended> {
+        match message.message? {
+            Answer::Dispatch(dispatch) => self.executor.dispatch(dispatch),
+            Answer::Cancel(cancel) => self.executor.stop(&cancel.tasks),
+            Answer::Ack(ack) => self.executor.acknowledged(&ack.tasks),
+            Answer::Recall(recall) => self.executor.recall(&recall.tasks),
+            Answer::Follow(request) => {
+                tokio::spawn(logs::follow(self.executor.clone(), request, out.clone()));
+            }
+            Answer::Renewed(renewed) => self.renewed(&renewed),
+            Answer::Goodbye(goodbye) if goodbye.code == "removed" => return Some(Ended::Removed),
+            Answer::Goodbye(goodbye) => {
+                return Some(Ended::Lost(Error::Refused(format!(
+                    "it ended the session: {}",
+                    goodbye.code
+                ))));
+            }
+            Answer::Welcome(_) => {}
+        }
+        None
+    }
+
+    fn until_renewal(&self) -> Duration {
+        self.member.credentials.certificate.renew_at().since(now())
+    }
+
+    async fn ask_for_renewal(&self, out: &mpsc::Sender<v1::AgentMessage>) {
+        match self.member.identity.csr() {
+            Ok(csr) => {
+                let request = Message::Renew(v1::RenewRequest { csr: csr.into() });
+                let _ = out
+                    .send(v1::AgentMessage {
+                        message: Some(request),
+                    })
+                    .await;
+            }
+            Err(error) => tracing::error!(%error, "the certificate cannot be renewed"),
+        }
+    }
+
+    fn renewed(&mut self, renewed: &v1::RenewResponse) {
+        if !renewed.error.is_empty() {
+            return tracing::error!(error = renewed.error, "the certificate was not renewed");
+        }
+        if let Err(error) = self.member.renewed(&renewed.certificate) {
+            tracing::error!(%error, "the renewed certificate is not usable");
+        }
+    }
+}
+
+fn refused(status: &Status) -> Ended {
+    match status.code() {
+        Code::PermissionDenied => Ended::Removed,
+        _ => Ended::Lost(Error::Refused(status.message().to_owned())),
+    }
+}
+
+fn ended_by(error: Error) -> Ended {
+    match error {
+        Error::Removed => Ended::Removed,
+        error => Ended::Lost(error),
+    }
+}
