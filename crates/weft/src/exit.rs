@@ -21,10 +21,6 @@ pub const NOT_ALLOWED: u8 = 77;
 pub const TIMEOUT: u8 = 124;
 /// `run`: Weft itself failed.
 pub const WEFT_FAILED: u8 = 125;
-/// `run`: the command could not be run.
-pub const CANNOT_RUN: u8 = 126;
-/// `run`: the command was not found.
-pub const NOT_FOUND: u8 = 127;
 /// Added to the number of the signal that ended a program; Ctrl-C is 130.
 pub const SIGNAL_BASE: u8 = 128;
 /// `run`: interrupted by Ctrl-C.
@@ -61,12 +57,6 @@ impl Failed {
     /// With the next step to suggest.
     pub fn with_next(mut self, next: impl Into<String>) -> Self {
         self.problem.next = Some(next.into());
-        self
-    }
-
-    /// With another exit code.
-    pub fn with_code(mut self, code: u8) -> Self {
-        self.code = code;
         self
     }
 

@@ -58,7 +58,7 @@ impl Output {
                 }
                 let mut table = Table::new();
                 table
-                    .load_preset(NOTHING)
+                    .load_style(NOTHING)
                     .set_content_arrangement(ContentArrangement::Disabled);
                 table.set_header(columns.to_vec());
                 for item in items {

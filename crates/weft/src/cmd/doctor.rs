@@ -41,7 +41,7 @@ impl Check {
 
 /// Looks at this machine and at the cluster; exits 1 when something is wrong.
 pub async fn doctor(global: &Global, output: &Output) -> Result<ExitCode, Failed> {
-    let mut checks = machine();
+    let mut checks = machine().await;
     checks.extend(cluster(global).await);
     let row = |check: &Check| {
         vec![
@@ -62,8 +62,17 @@ pub async fn doctor(global: &Global, output: &Output) -> Result<ExitCode, Failed
     })
 }
 
-fn machine() -> Vec<Check> {
-    let capabilities = weft_sandbox::probe();
+async fn machine() -> Vec<Check> {
+    let probed = match std::env::current_exe() {
+        Ok(exe) => weft_sandbox::probe(exe)
+            .await
+            .map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let capabilities = match probed {
+        Ok(capabilities) => capabilities,
+        Err(error) => return vec![Check::new("sandbox", "problem", error)],
+    };
     if capabilities.missing.is_empty() {
         return vec![Check::new(
             "sandbox",
@@ -71,9 +80,8 @@ fn machine() -> Vec<Check> {
             "namespaces, cgroups, seccomp and Landlock work here",
         )];
     }
-    capabilities
-        .missing
-        .iter()
+    let missing = capabilities.missing.iter();
+    missing
         .map(|missing| {
             Check::new(
                 "sandbox",
