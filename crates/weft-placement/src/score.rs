@@ -70,6 +70,7 @@ struct Weights {
     /// What a millisecond is worth, in micro-dollars.
     ms_value: i128,
     /// What a load of one whole candidate adds, in micro-dollars; negative where load is good.
+    /// Never nothing: of equals the emptier is the better one.
     load_value: i128,
 }
 
@@ -85,9 +86,9 @@ const MS_PER_HOUR: i128 = 3_600_000;
 
 fn weights(strategy: Strategy) -> Weights {
     let (price_ppm, price_by_hour, ms_value, load_value) = match strategy {
-        Strategy::Cheapest => (1_000_000, false, 1, 0),
-        Strategy::Balanced => (1_000_000, true, POINT, 0),
-        Strategy::Fastest => (1_000, true, 100 * POINT, 0),
+        Strategy::Cheapest => (1_000_000, false, 1, 100),
+        Strategy::Balanced => (1_000_000, true, POINT, POINT),
+        Strategy::Fastest => (1_000, true, 100 * POINT, 100 * POINT),
         Strategy::Binpack => (1_000_000, true, 1, -LOAD_VALUE),
         Strategy::Spread => (1_000_000, true, 1, LOAD_VALUE),
     };

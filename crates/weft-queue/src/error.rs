@@ -23,7 +23,9 @@ pub enum Error {
         limit_bytes: usize,
     },
     /// The directory was written by a newer version.
-    #[error("the journal has format {found}, this version knows {supported} at most: use a newer weft, or another --data-dir")]
+    #[error(
+        "the journal has format {found}, this version knows {supported} at most: use a newer weft, or another --data-dir"
+    )]
     NewerFormat {
         /// The format of the directory.
         found: String,
@@ -31,7 +33,9 @@ pub enum Error {
         supported: u32,
     },
     /// Another process has the directory open.
-    #[error("the journal in {0} is open in another process: stop that one, or use another --data-dir")]
+    #[error(
+        "the journal in {0} is open in another process: stop that one, or use another --data-dir"
+    )]
     Locked(String),
     /// The journal is closed.
     #[error("the journal is closed")]

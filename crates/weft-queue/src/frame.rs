@@ -37,7 +37,11 @@ pub(crate) enum Found<'a> {
 /// Looks at the beginning of some bytes.
 pub(crate) fn frame_at(bytes: &[u8]) -> Found<'_> {
     let Some((head, rest)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
-        return if bytes.iter().all(|byte| *byte == 0) { Found::End } else { Found::Broken };
+        return if bytes.iter().all(|byte| *byte == 0) {
+            Found::End
+        } else {
+            Found::Broken
+        };
     };
     if head.iter().all(|byte| *byte == 0) {
         return Found::End;
@@ -48,14 +52,22 @@ pub(crate) fn frame_at(bytes: &[u8]) -> Found<'_> {
         return Found::Broken;
     }
     let body = &rest[..length];
-    if crc32c::crc32c(body) == word(8) { Found::Frame(body) } else { Found::Broken }
+    if crc32c::crc32c(body) == word(8) {
+        Found::Frame(body)
+    } else {
+        Found::Broken
+    }
 }
 
 /// The place of the next whole frame at or after `from`.
 pub(crate) fn next_frame(bytes: &[u8], from: usize) -> Option<usize> {
     let magic = MAGIC.to_le_bytes();
     let mut at = from;
-    while let Some(offset) = bytes.get(at..)?.windows(4).position(|window| window == magic) {
+    while let Some(offset) = bytes
+        .get(at..)?
+        .windows(4)
+        .position(|window| window == magic)
+    {
         at += offset;
         if matches!(frame_at(&bytes[at..]), Found::Frame(_)) {
             return Some(at);

@@ -15,7 +15,10 @@ pub(crate) struct Location {
 }
 
 /// No result yet.
-const NOWHERE: Location = Location { segment: SegmentNo(u32::MAX), offset: u32::MAX };
+const NOWHERE: Location = Location {
+    segment: SegmentNo(u32::MAX),
+    offset: u32::MAX,
+};
 /// How many failed attempts of a task are remembered.
 const MAX_NOTES: u32 = 1_000;
 
@@ -50,19 +53,27 @@ pub(crate) struct JobIndex {
 
 impl JobIndex {
     pub(crate) fn result(&self, task: u32) -> Option<Location> {
-        self.results.get(task as usize).copied().filter(|location| *location != NOWHERE)
+        self.results
+            .get(task as usize)
+            .copied()
+            .filter(|location| *location != NOWHERE)
     }
 
     /// Tasks with results, and where these are.
     pub(crate) fn results(&self) -> impl Iterator<Item = (u32, Location)> {
-        (0u32..).zip(&self.results).filter(|(_, location)| **location != NOWHERE).map(|(task, location)| (task, *location))
+        (0u32..)
+            .zip(&self.results)
+            .filter(|(_, location)| **location != NOWHERE)
+            .map(|(task, location)| (task, *location))
     }
 
     fn set_result(&mut self, task: u32, location: Location) {
         let index = task as usize;
         if index >= self.results.len() {
             // A complete job's table is made once, in its right size.
-            let size = self.tasks.map_or(index + 1, |tasks| (tasks as usize).max(index + 1));
+            let size = self
+                .tasks
+                .map_or(index + 1, |tasks| (tasks as usize).max(index + 1));
             self.results.resize(size, NOWHERE);
         }
         self.results[index] = location;
@@ -76,7 +87,10 @@ impl JobIndex {
     }
 
     fn add_chunk(&mut self, chunk: Chunk) {
-        match self.chunks.binary_search_by_key(&chunk.first, |known| known.first) {
+        match self
+            .chunks
+            .binary_search_by_key(&chunk.first, |known| known.first)
+        {
             Ok(position) => self.chunks[position] = chunk,
             Err(position) => self.chunks.insert(position, chunk),
         }
@@ -101,7 +115,12 @@ impl Index {
     /// Takes a record in that is on disk at `frame`; its body begins `body_at` bytes after that.
     pub(crate) fn apply(&mut self, frame: Location, body_at: u32, view: View<'_>) {
         match view {
-            View::Job { job, tasks, header, payloads } => {
+            View::Job {
+                job,
+                tasks,
+                header,
+                payloads,
+            } => {
                 let known = self.jobs.remove(&job);
                 let mut index = known.unwrap_or_else(|| JobIndex {
                     frame,
@@ -116,14 +135,28 @@ impl Index {
                 (index.frame, index.header) = (frame, header);
                 if let Some(tasks) = tasks {
                     index.tasks = Some(tasks);
-                    index.add_chunk(Chunk { first: 0, count: tasks, frame, payloads });
+                    index.add_chunk(Chunk {
+                        first: 0,
+                        count: tasks,
+                        frame,
+                        payloads,
+                    });
                 }
                 self.jobs.insert(job, index);
                 self.refer(job, frame.segment);
             }
-            View::Tasks { job, first, payloads } => {
+            View::Tasks {
+                job,
+                first,
+                payloads,
+            } => {
                 if let (Some(index), Some(at)) = (self.jobs.get_mut(&job), payloads) {
-                    index.add_chunk(Chunk { first, count: at.count, frame, payloads: Some(at) });
+                    index.add_chunk(Chunk {
+                        first,
+                        count: at.count,
+                        frame,
+                        payloads: Some(at),
+                    });
                     self.refer(job, frame.segment);
                 }
             }
@@ -136,9 +169,17 @@ impl Index {
             View::Results(entries) => {
                 let mut last = None;
                 for (at, job, task, _, _) in entries {
-                    let Some(index) = self.jobs.get_mut(&job) else { continue };
+                    let Some(index) = self.jobs.get_mut(&job) else {
+                        continue;
+                    };
                     let offset = frame.offset + body_at + at as u32;
-                    index.set_result(task, Location { segment: frame.segment, offset });
+                    index.set_result(
+                        task,
+                        Location {
+                            segment: frame.segment,
+                            offset,
+                        },
+                    );
                     // A batch has many results of few jobs.
                     if last != Some(job) {
                         last = Some(job);
@@ -165,7 +206,9 @@ impl Index {
     }
 
     fn refer(&mut self, job: JobKey, segment: SegmentNo) {
-        let Some(index) = self.jobs.get_mut(&job) else { return };
+        let Some(index) = self.jobs.get_mut(&job) else {
+            return;
+        };
         let count = index.segments.entry(segment).or_default();
         *count += 1;
         if *count == 1 {
@@ -176,7 +219,9 @@ impl Index {
     }
 
     pub(crate) fn remove(&mut self, job: JobKey) {
-        let Some(index) = self.jobs.remove(&job) else { return };
+        let Some(index) = self.jobs.remove(&job) else {
+            return;
+        };
         for segment in index.segments.keys() {
             if let Some(used) = self.uses.get_mut(segment) {
                 used.live = used.live.saturating_sub(1);
@@ -194,8 +239,12 @@ impl Index {
 
     /// Jobs that have records in a segment.
     pub(crate) fn jobs_in(&self, segment: SegmentNo) -> Vec<JobKey> {
-        let mut jobs: Vec<JobKey> =
-            self.jobs.iter().filter(|(_, index)| index.segments.contains_key(&segment)).map(|(job, _)| *job).collect();
+        let mut jobs: Vec<JobKey> = self
+            .jobs
+            .iter()
+            .filter(|(_, index)| index.segments.contains_key(&segment))
+            .map(|(job, _)| *job)
+            .collect();
         jobs.sort_unstable();
         jobs
     }

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
+use crate::Error;
 use crate::index::{Chunk, Index};
 use crate::reader::Reader;
 use crate::record::{JobKey, Record, ResultEntry, payloads};
 use crate::recovery::{RecoveredJob, Recovery, recover};
 use crate::writer::{Queue, Waiting, Writer};
-use crate::Error;
 
 /// The format of the directory; a newer one is refused.
 const FORMAT: u32 = 1;
@@ -30,7 +30,10 @@ pub struct Options {
 impl Default for Options {
     /// Segments of 64 MiB, 256 MiB waiting.
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, max_waiting_bytes: 256 << 20 }
+        Self {
+            segment_bytes: 64 << 20,
+            max_waiting_bytes: 256 << 20,
+        }
     }
 }
 
@@ -64,28 +67,55 @@ impl Journal {
         check_format(dir)?;
         let (index, end, damage) = recover(dir)?;
         let reader = Arc::new(Reader::new(dir.to_path_buf()));
-        let recovery = Recovery { jobs: recovered(&index, &reader), damage };
+        let recovery = Recovery {
+            jobs: recovered(&index, &reader),
+            damage,
+        };
         let index = Arc::new(RwLock::new(index));
         let queue = Arc::new(Queue::new(options.max_waiting_bytes));
-        let writer = Writer::new(dir, &options, end, Arc::clone(&index), Arc::clone(&reader), Arc::clone(&queue))?;
+        let writer = Writer::new(
+            dir,
+            &options,
+            end,
+            Arc::clone(&index),
+            Arc::clone(&reader),
+            Arc::clone(&queue),
+        )?;
         std::thread::Builder::new()
             .name("weft-journal".to_owned())
             .spawn(move || writer.run())
             .map_err(|error| Error::Storage(error.to_string()))?;
-        Ok((Self { shared: Arc::new(Shared { queue, index, reader, _lock: lock }) }, recovery))
+        Ok((
+            Self {
+                shared: Arc::new(Shared {
+                    queue,
+                    index,
+                    reader,
+                    _lock: lock,
+                }),
+            },
+            recovery,
+        ))
     }
 
     /// Appends records together; `done` is told once they are on disk, or why they are not. It is
     /// called on the writer's thread and must not block. Records of several calls are written in
     /// the order of the calls.
-    pub fn append(&self, records: &[Record], done: impl FnOnce(Result<(), Error>) + Send + 'static) {
+    pub fn append(
+        &self,
+        records: &[Record],
+        done: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
         let mut bytes = Vec::with_capacity(records.iter().map(Record::size).sum());
         for record in records {
             if let Err(error) = record.write(&mut bytes) {
                 return done(Err(error));
             }
         }
-        self.shared.queue.push(Waiting { bytes, done: Box::new(done) });
+        self.shared.queue.push(Waiting {
+            bytes,
+            done: Box::new(done),
+        });
     }
 
     /// Appends records together and waits until they are on disk.
@@ -123,7 +153,9 @@ impl Journal {
                 Some(at) => {
                     let body = self.shared.reader.body(chunk.frame)?;
                     let all = payloads(&body, at)?;
-                    found.extend_from_slice(all.get((from - chunk.first) as usize..(to - chunk.first) as usize)?);
+                    found.extend_from_slice(
+                        all.get((from - chunk.first) as usize..(to - chunk.first) as usize)?,
+                    );
                 }
             }
         }
@@ -152,7 +184,10 @@ fn check_format(dir: &Path) -> Result<(), Error> {
     match std::fs::read_to_string(&path) {
         Ok(found) => match found.trim().parse::<u32>() {
             Ok(number) if number <= FORMAT => Ok(()),
-            _ => Err(Error::NewerFormat { found: found.trim().to_owned(), supported: FORMAT }),
+            _ => Err(Error::NewerFormat {
+                found: found.trim().to_owned(),
+                supported: FORMAT,
+            }),
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             std::fs::write(&path, FORMAT.to_string()).map_err(|error| Error::io(&path, &error))
@@ -166,7 +201,10 @@ fn recovered(index: &Index, reader: &Reader) -> Vec<RecoveredJob> {
         .jobs
         .iter()
         .filter_map(|(key, job)| {
-            let header = reader.body(job.frame)?.get(job.header.clone()).map(Bytes::copy_from_slice)?;
+            let header = reader
+                .body(job.frame)?
+                .get(job.header.clone())
+                .map(Bytes::copy_from_slice)?;
             let results = job.results().filter_map(|(task, at)| {
                 let entry = reader.result(at)?;
                 Some((task, entry.attempt, entry.state))
@@ -177,7 +215,11 @@ fn recovered(index: &Index, reader: &Reader) -> Vec<RecoveredJob> {
                 tasks: job.tasks?,
                 results: results.collect(),
                 state: job.state.clone(),
-                notes: job.notes.iter().map(|(task, count)| (*task, *count)).collect(),
+                notes: job
+                    .notes
+                    .iter()
+                    .map(|(task, count)| (*task, *count))
+                    .collect(),
             })
         })
         .collect();

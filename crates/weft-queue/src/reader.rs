@@ -33,7 +33,12 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir, files: Mutex::default(), bodies: Mutex::default(), windows: Mutex::default() }
+        Self {
+            dir,
+            files: Mutex::default(),
+            bodies: Mutex::default(),
+            windows: Mutex::default(),
+        }
     }
 
     fn file(&self, segment: SegmentNo) -> Option<Arc<File>> {
@@ -42,7 +47,9 @@ impl Reader {
             return Some(Arc::clone(file));
         }
         let path = segment.path(&self.dir);
-        let file = File::open(&path).map_err(|error| tracing::error!(path = %path.display(), %error, "unreadable")).ok()?;
+        let file = File::open(&path)
+            .map_err(|error| tracing::error!(path = %path.display(), %error, "unreadable"))
+            .ok()?;
         let file = Arc::new(file);
         files.insert(segment, Arc::clone(&file));
         Some(file)
@@ -66,7 +73,11 @@ impl Reader {
         let mut frame = vec![0; HEAD_BYTES + length.min(crate::frame::MAX_BODY_BYTES)];
         file.read_exact_at(&mut frame, u64::from(at.offset)).ok()?;
         if !matches!(frame_at(&frame), Found::Frame(_)) {
-            tracing::error!(segment = at.segment.0, offset = at.offset, "a record of the journal is damaged");
+            tracing::error!(
+                segment = at.segment.0,
+                offset = at.offset,
+                "a record of the journal is damaged"
+            );
             return None;
         }
         let body = Bytes::from(frame).slice(HEAD_BYTES..);
@@ -82,21 +93,34 @@ impl Reader {
 
     /// The result at a place, checked.
     pub(crate) fn result(&self, at: Location) -> Option<ResultEntry> {
-        let cached = self.windows.lock().iter().find_map(|(start, window)| {
-            let skip = (at.segment == start.segment).then(|| at.offset.checked_sub(start.offset))?? as usize;
+        if let Some(entry) = self.cached(at).and_then(|bytes| entry(&bytes)) {
+            return Some(entry);
+        }
+        // A window may have been read before the end of the log grew into it.
+        self.windows.lock().retain(|(start, window)| {
+            let end = u64::from(start.offset) + window.len() as u64;
+            start.segment != at.segment || u64::from(at.offset) >= end || at.offset < start.offset
+        });
+        let entry = self.window(at).and_then(|bytes| entry(&bytes));
+        if entry.is_none() {
+            tracing::error!(
+                segment = at.segment.0,
+                offset = at.offset,
+                "a result of the journal is damaged"
+            );
+        }
+        entry
+    }
+
+    /// The bytes of a result, if a window has all of them.
+    fn cached(&self, at: Location) -> Option<Bytes> {
+        self.windows.lock().iter().find_map(|(start, window)| {
+            let skip = (at.segment == start.segment)
+                .then(|| at.offset.checked_sub(start.offset))?? as usize;
             let bytes = (skip < window.len()).then(|| window.slice(skip..))?;
             let head = bytes.first_chunk::<ENTRY_HEAD_BYTES>()?;
             (bytes.len() >= ENTRY_HEAD_BYTES + entry_body_len(head)).then_some(bytes)
-        });
-        let bytes = match cached {
-            Some(bytes) => bytes,
-            None => self.window(at)?,
-        };
-        let entry = entry(&bytes);
-        if entry.is_none() {
-            tracing::error!(segment = at.segment.0, offset = at.offset, "a result of the journal is damaged");
-        }
-        entry
+        })
     }
 
     fn window(&self, at: Location) -> Option<Bytes> {
@@ -104,7 +128,10 @@ impl Reader {
         let mut window = vec![0; WINDOW_BYTES];
         let mut filled = 0;
         while filled < window.len() {
-            match file.read_at(&mut window[filled..], u64::from(at.offset) + filled as u64).ok()? {
+            match file
+                .read_at(&mut window[filled..], u64::from(at.offset) + filled as u64)
+                .ok()?
+            {
                 0 => break,
                 count => filled += count,
             }

@@ -104,7 +104,10 @@ impl Record {
     pub(crate) fn write(&self, buffer: &mut Vec<u8>) -> Result<(), Error> {
         let bytes = self.size();
         if bytes > MAX_BODY_BYTES {
-            return Err(Error::TooLarge { bytes, limit_bytes: MAX_BODY_BYTES });
+            return Err(Error::TooLarge {
+                bytes,
+                limit_bytes: MAX_BODY_BYTES,
+            });
         }
         write_frame(buffer, |body| self.write_body(body));
         Ok(())
@@ -112,11 +115,21 @@ impl Record {
 
     /// About how many bytes it takes, never less.
     pub(crate) fn size(&self) -> usize {
-        let all = |payloads: &[Bytes]| payloads.iter().map(|payload| payload.len() + 4).sum::<usize>();
+        let all = |payloads: &[Bytes]| {
+            payloads
+                .iter()
+                .map(|payload| payload.len() + 4)
+                .sum::<usize>()
+        };
         64 + match self {
-            Self::Job { header, payloads, .. } => header.len() + all(payloads),
+            Self::Job {
+                header, payloads, ..
+            } => header.len() + all(payloads),
             Self::Tasks { payloads, .. } => all(payloads),
-            Self::Results(entries) => entries.iter().map(|entry| entry.body.len() + ENTRY_HEAD_BYTES).sum(),
+            Self::Results(entries) => entries
+                .iter()
+                .map(|entry| entry.body.len() + ENTRY_HEAD_BYTES)
+                .sum(),
             Self::State { bytes, .. } | Self::Note { bytes, .. } => bytes.len(),
             Self::Sealed { .. } | Self::Removed { .. } | Self::Synced { .. } => 0,
         }
@@ -124,14 +137,23 @@ impl Record {
 
     fn write_body(&self, body: &mut Vec<u8>) {
         match self {
-            Self::Job { job, header, tasks, payloads } => {
+            Self::Job {
+                job,
+                header,
+                tasks,
+                payloads,
+            } => {
                 body.push(JOB);
                 put_u64(body, job.0);
                 put_u32(body, tasks.unwrap_or(NO_COUNT));
                 put_part(body, header);
                 put_payloads(body, payloads);
             }
-            Self::Tasks { job, first, payloads } => {
+            Self::Tasks {
+                job,
+                first,
+                payloads,
+            } => {
                 body.push(TASKS);
                 put_u64(body, job.0);
                 put_u32(body, *first);
@@ -212,14 +234,36 @@ fn put_entry(body: &mut Vec<u8>, entry: &ResultEntry) {
 
 /// Where the parts of a record are in its body.
 pub(crate) enum View<'a> {
-    Job { job: JobKey, tasks: Option<u32>, header: std::ops::Range<usize>, payloads: Option<PayloadsAt> },
-    Tasks { job: JobKey, first: u32, payloads: Option<PayloadsAt> },
-    Sealed { job: JobKey, tasks: u32 },
+    Job {
+        job: JobKey,
+        tasks: Option<u32>,
+        header: std::ops::Range<usize>,
+        payloads: Option<PayloadsAt>,
+    },
+    Tasks {
+        job: JobKey,
+        first: u32,
+        payloads: Option<PayloadsAt>,
+    },
+    Sealed {
+        job: JobKey,
+        tasks: u32,
+    },
     Results(Entries<'a>),
-    State { job: JobKey, bytes: &'a [u8] },
-    Note { job: JobKey, task: u32 },
-    Removed { job: JobKey },
-    Synced { to: u32 },
+    State {
+        job: JobKey,
+        bytes: &'a [u8],
+    },
+    Note {
+        job: JobKey,
+        task: u32,
+    },
+    Removed {
+        job: JobKey,
+    },
+    Synced {
+        to: u32,
+    },
 }
 
 /// Where payloads are: their number, and where their lengths begin in the body.
@@ -239,14 +283,37 @@ pub(crate) fn view(body: &[u8]) -> Option<View<'_>> {
             let length = reader.u32()? as usize;
             let header = reader.at..reader.at.checked_add(length)?;
             reader.skip(length)?;
-            View::Job { job, tasks, header, payloads: reader.payloads()? }
+            View::Job {
+                job,
+                tasks,
+                header,
+                payloads: reader.payloads()?,
+            }
         }
-        TASKS => View::Tasks { job: JobKey(reader.u64()?), first: reader.u32()?, payloads: reader.payloads()? },
-        SEALED => View::Sealed { job: JobKey(reader.u64()?), tasks: reader.u32()? },
-        RESULTS => View::Results(Entries { body, at: reader.at }),
-        STATE => View::State { job: JobKey(reader.u64()?), bytes: &body[reader.at..] },
-        NOTE => View::Note { job: JobKey(reader.u64()?), task: reader.u32()? },
-        REMOVED => View::Removed { job: JobKey(reader.u64()?) },
+        TASKS => View::Tasks {
+            job: JobKey(reader.u64()?),
+            first: reader.u32()?,
+            payloads: reader.payloads()?,
+        },
+        SEALED => View::Sealed {
+            job: JobKey(reader.u64()?),
+            tasks: reader.u32()?,
+        },
+        RESULTS => View::Results(Entries {
+            body,
+            at: reader.at,
+        }),
+        STATE => View::State {
+            job: JobKey(reader.u64()?),
+            bytes: &body[reader.at..],
+        },
+        NOTE => View::Note {
+            job: JobKey(reader.u64()?),
+            task: reader.u32()?,
+        },
+        REMOVED => View::Removed {
+            job: JobKey(reader.u64()?),
+        },
         SYNCED => View::Synced { to: reader.u32()? },
         _ => return None,
     })
@@ -280,8 +347,12 @@ impl Iterator for Entries<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let start = self.at;
-        let mut reader = Reader { body: self.body, at: start };
-        let (job, task, attempt, state) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u8()?);
+        let mut reader = Reader {
+            body: self.body,
+            at: start,
+        };
+        let (job, task, attempt, state) =
+            (reader.u64()?, reader.u32()?, reader.u32()?, reader.u8()?);
         let length = reader.u32()? as usize;
         reader.u32()?;
         reader.skip(length)?;
@@ -307,7 +378,13 @@ pub(crate) fn entry(bytes: &Bytes) -> Option<ResultEntry> {
         return None;
     }
     let body = bytes.slice(reader.at..end);
-    (crc32c::crc32c_append(crc, &body) == stored).then_some(ResultEntry { job: JobKey(job), task, attempt, state, body })
+    (crc32c::crc32c_append(crc, &body) == stored).then_some(ResultEntry {
+        job: JobKey(job),
+        task,
+        attempt,
+        state,
+        body,
+    })
 }
 
 struct Reader<'a> {
@@ -342,7 +419,10 @@ impl Reader<'_> {
     /// `None` inside: there are none.
     fn payloads(&mut self) -> Option<Option<PayloadsAt>> {
         let count = self.u32()?;
-        let at = PayloadsAt { count, lengths_at: self.at };
+        let at = PayloadsAt {
+            count,
+            lengths_at: self.at,
+        };
         self.skip((count as usize).checked_mul(4)?)?;
         Some((count > 0).then_some(at))
     }

@@ -57,26 +57,47 @@ pub(crate) struct End {
 pub(crate) fn recover(dir: &Path) -> Result<(Index, End, Vec<Damage>), Error> {
     let mut index = Index::default();
     let mut damage = Vec::new();
-    let mut end = End { segment: None, offset: START };
+    let mut end = End {
+        segment: None,
+        offset: START,
+    };
     let segments = segment::list(dir)?;
     for (position, number) in segments.iter().enumerate() {
         let path = number.path(dir);
         let bytes = std::fs::read(&path).map_err(|error| Error::io(&path, &error))?;
         let is_last = position + 1 == segments.len();
-        let mut walk = Walk { number: *number, bytes: &bytes, index: &mut index, damage: Vec::new(), synced_to: START };
+        let mut walk = Walk {
+            number: *number,
+            bytes: &bytes,
+            index: &mut index,
+            damage: Vec::new(),
+            synced_to: START,
+        };
         let offset = walk.run();
         let synced_to = walk.synced_to;
         let mut found = walk.damage;
         // What is torn in the last group of the log was never acknowledged.
         if is_last {
-            found.retain(|part| part.offset < u64::from(synced_to) || part.until < bytes.len() as u64);
+            found.retain(|part| {
+                part.offset < u64::from(synced_to) || part.until < bytes.len() as u64
+            });
         } else {
-            found.retain(|part| part.until < bytes.len() as u64 || !is_torn_tail(&bytes, part, synced_to));
+            found.retain(|part| {
+                part.until < bytes.len() as u64 || !is_torn_tail(&bytes, part, synced_to)
+            });
         }
         damage.extend(found);
-        end = End { segment: Some(*number), offset };
+        end = End {
+            segment: Some(*number),
+            offset,
+        };
     }
-    let open: Vec<JobKey> = index.jobs.iter().filter(|(_, job)| job.tasks.is_none()).map(|(job, _)| *job).collect();
+    let open: Vec<JobKey> = index
+        .jobs
+        .iter()
+        .filter(|(_, job)| job.tasks.is_none())
+        .map(|(job, _)| *job)
+        .collect();
     for job in open {
         // Its submission was never acknowledged.
         index.remove(job);
@@ -103,7 +124,11 @@ impl Walk<'_> {
     fn run(&mut self) -> u32 {
         let mut at = START as usize;
         if !segment::is_segment(self.bytes, self.number) {
-            self.damage.push(Damage { segment: self.number.0, offset: 0, until: START.into() });
+            self.damage.push(Damage {
+                segment: self.number.0,
+                offset: 0,
+                until: START.into(),
+            });
         }
         let mut end = at;
         while at < self.bytes.len() {
@@ -115,13 +140,21 @@ impl Walk<'_> {
                 }
                 found => match next_frame(self.bytes, at + 1) {
                     Some(next) => {
-                        self.damage.push(Damage { segment: self.number.0, offset: at as u64, until: next as u64 });
+                        self.damage.push(Damage {
+                            segment: self.number.0,
+                            offset: at as u64,
+                            until: next as u64,
+                        });
                         at = next;
                     }
                     None => {
                         if found == Found::Broken {
                             let until = self.bytes.len() as u64;
-                            self.damage.push(Damage { segment: self.number.0, offset: at as u64, until });
+                            self.damage.push(Damage {
+                                segment: self.number.0,
+                                offset: at as u64,
+                                until,
+                            });
                         }
                         break;
                     }
@@ -135,11 +168,18 @@ impl Walk<'_> {
         match view(body) {
             Some(View::Synced { to }) => self.synced_to = self.synced_to.max(to),
             Some(view) => {
-                let frame = Location { segment: self.number, offset: at as u32 };
+                let frame = Location {
+                    segment: self.number,
+                    offset: at as u32,
+                };
                 self.index.apply(frame, HEAD_BYTES as u32, view);
             }
             // Written by a newer version: it cannot concern what this one does.
-            None => tracing::warn!(segment = self.number.0, offset = at, "an unknown record was passed over"),
+            None => tracing::warn!(
+                segment = self.number.0,
+                offset = at,
+                "an unknown record was passed over"
+            ),
         }
     }
 }

@@ -26,7 +26,15 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<SegmentNo>, Error> {
     let entries = std::fs::read_dir(dir).map_err(|error| Error::io(dir, &error))?;
     let mut segments: Vec<SegmentNo> = entries
         .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse().ok().map(SegmentNo))
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_suffix(".log")?
+                .parse()
+                .ok()
+                .map(SegmentNo)
+        })
         .collect();
     segments.sort_unstable();
     Ok(segments)
@@ -36,7 +44,13 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<SegmentNo>, Error> {
 pub(crate) fn create(dir: &Path, number: SegmentNo, size: u64) -> Result<File, Error> {
     let path = number.path(dir);
     let failed = |error: std::io::Error| Error::io(&path, &error);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).map_err(failed)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path)
+        .map_err(failed)?;
     let made = reserve(&file, size).and_then(|()| {
         let mut head = [0; START as usize];
         head[..8].copy_from_slice(MAGIC);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::Error;
 use crate::frame::{Found, HEAD_BYTES, frame_at};
 use crate::index::{Index, Location};
 use crate::journal::Options;
@@ -14,7 +15,6 @@ use crate::reader::Reader;
 use crate::record::{JobKey, Record, View, entry, view};
 use crate::recovery::End;
 use crate::segment::{self, START, SegmentNo};
-use crate::Error;
 
 type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
@@ -40,7 +40,11 @@ struct QueueState {
 
 impl Queue {
     pub(crate) fn new(limit_bytes: usize) -> Self {
-        Self { state: Mutex::default(), wake: Condvar::new(), limit_bytes }
+        Self {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            limit_bytes,
+        }
     }
 
     pub(crate) fn push(&self, waiting: Waiting) {
@@ -48,8 +52,11 @@ impl Queue {
         let refused = if state.closed {
             Some(Error::Closed)
         } else {
-            let full = state.bytes.saturating_add(waiting.bytes.len()) > self.limit_bytes && state.bytes > 0;
-            full.then_some(Error::Full { limit_bytes: self.limit_bytes })
+            let full = state.bytes.saturating_add(waiting.bytes.len()) > self.limit_bytes
+                && state.bytes > 0;
+            full.then_some(Error::Full {
+                limit_bytes: self.limit_bytes,
+            })
         };
         if let Some(error) = refused {
             drop(state);
@@ -124,12 +131,16 @@ impl Writer {
     /// Goes on in the last segment, behind its last whole record.
     fn reopen(&mut self, segment: SegmentNo) -> Result<(), Error> {
         let path = segment.path(&self.dir);
-        let opened = File::options().read(true).write(true).open(&path).and_then(|file| {
-            // What is torn must not be taken for damage once something is written behind it.
-            file.set_len(u64::from(self.offset))?;
-            file.sync_all()?;
-            Ok(file)
-        });
+        let opened = File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .and_then(|file| {
+                // What is torn must not be taken for damage once something is written behind it.
+                file.set_len(u64::from(self.offset))?;
+                file.sync_all()?;
+                Ok(file)
+            });
         self.file = Some(opened.map_err(|error| Error::io(&path, &error))?);
         Ok(())
     }
@@ -179,12 +190,16 @@ impl Writer {
         let mut group = Vec::with_capacity(frames.len() + 64);
         let size = group.capacity() as u64;
         let is_fresh = self.offset == START;
-        if self.file.is_none() || (!is_fresh && u64::from(self.offset) + size > u64::from(self.segment_bytes)) {
+        if self.file.is_none()
+            || (!is_fresh && u64::from(self.offset) + size > u64::from(self.segment_bytes))
+        {
             self.roll()?;
         }
         Record::Synced { to: self.offset }.write(&mut group)?;
         group.extend_from_slice(frames);
-        let Some(file) = &self.file else { return Err(Error::Closed) };
+        let Some(file) = &self.file else {
+            return Err(Error::Closed);
+        };
         let path = self.segment.path(&self.dir);
         if let Err(error) = file.write_all_at(&group, self.offset.into()) {
             // The next group goes over what was written of this one.
@@ -206,7 +221,10 @@ impl Writer {
         let mut index = self.index.write();
         let mut at = 0;
         while let Found::Frame(body) = frame_at(&group[at..]) {
-            let frame = Location { segment: self.segment, offset: self.offset + at as u32 };
+            let frame = Location {
+                segment: self.segment,
+                offset: self.offset + at as u32,
+            };
             if let Some(view) = view(body) {
                 index.apply(frame, HEAD_BYTES as u32, view);
             }
@@ -223,8 +241,16 @@ impl Writer {
                 Ok(segments) => segments.first().copied(),
                 Err(_) => None,
             };
-            let Some(oldest) = oldest.filter(|oldest| *oldest < self.segment) else { return };
-            let used = self.index.read().uses.get(&oldest).copied().unwrap_or_default();
+            let Some(oldest) = oldest.filter(|oldest| *oldest < self.segment) else {
+                return;
+            };
+            let used = self
+                .index
+                .read()
+                .uses
+                .get(&oldest)
+                .copied()
+                .unwrap_or_default();
             if used.live * 4 > used.ever {
                 return;
             }
@@ -248,7 +274,10 @@ impl Writer {
         let bytes = std::fs::read(&path).map_err(|error| Error::io(&path, &error))?;
         let mut copies = Vec::new();
         crate::frame::scan(&bytes[START as usize..], |at, body| {
-            let frame = Location { segment: oldest, offset: START + at as u32 };
+            let frame = Location {
+                segment: oldest,
+                offset: START + at as u32,
+            };
             self.copy(&jobs, frame, body, &mut copies);
         });
         for copy in copies.chunks(COPIES_A_GROUP) {
@@ -270,16 +299,22 @@ impl Writer {
             ) => is_live(job),
             // An older state must not come after a newer one.
             Some(View::State { job, bytes }) => {
-                is_live(job) && index.jobs.get(&job).and_then(|job| job.state.as_deref()) == Some(bytes)
+                is_live(job)
+                    && index.jobs.get(&job).and_then(|job| job.state.as_deref()) == Some(bytes)
             }
             Some(View::Results(entries)) => {
                 let shared = bytes::Bytes::copy_from_slice(body);
                 let current = entries.filter(|(at, job, task, _, _)| {
                     let offset = frame.offset + (HEAD_BYTES + at) as u32;
-                    let location = Location { segment: frame.segment, offset };
+                    let location = Location {
+                        segment: frame.segment,
+                        offset,
+                    };
                     index.jobs.get(job).and_then(|job| job.result(*task)) == Some(location)
                 });
-                let results: Vec<_> = current.filter_map(|(at, ..)| entry(&shared.slice(at..))).collect();
+                let results: Vec<_> = current
+                    .filter_map(|(at, ..)| entry(&shared.slice(at..)))
+                    .collect();
                 let mut copy = Vec::new();
                 if !results.is_empty() && Record::Results(results).write(&mut copy).is_ok() {
                     copies.push(copy);

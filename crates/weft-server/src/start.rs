@@ -221,7 +221,7 @@ fn router(state: &Arc<State>) -> axum::Router {
     let agents = AgentServer::new(AgentService::new(Arc::clone(state)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    rest::router(Arc::clone(state)).merge(tonic::service::Routes::new(agents).into_axum_router())
+    rest::router(Arc::clone(state)).route_service("/weft.v1.Agent/{*method}", agents)
 }
 
 fn make_private_dir(dir: &Path) -> Result<(), Error> {

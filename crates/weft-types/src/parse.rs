@@ -313,7 +313,10 @@ impl crate::TaskSpec {
         self.input()
             .map_err(|(field, message)| FieldError::new(field, message))?;
         if self.data_url.is_some() {
-            return Err(FieldError::new("data_url", "not supported yet; upload the input as an artifact and use `blob`"));
+            return Err(FieldError::new(
+                "data_url",
+                "not supported yet; upload the input as an artifact and use `blob`",
+            ));
         }
         if self.op.is_some() && runtime != RuntimeKind::Op {
             return Err(FieldError::new(

@@ -57,7 +57,7 @@ fn split_decimal(text: &str) -> Option<(u64, u64, u32, &str)> {
 fn scaled(whole: u64, fraction: u64, decimals: u32, scale: u64) -> Option<u64> {
     let unit = 10u128.pow(decimals);
     let total = (u128::from(whole) * unit + u128::from(fraction)) * u128::from(scale);
-    if total % unit != 0 {
+    if !total.is_multiple_of(unit) {
         return None;
     }
     (total / unit).try_into().ok()

@@ -88,6 +88,12 @@ impl From<Error> for ApiError {
         if let Some(retry_after_s) = error.retry_after_s() {
             return Self::too_many(error.to_string(), retry_after_s);
         }
+        if let Error::NotFound { what, id } = &error {
+            return Problem::not_found(what, id).into();
+        }
+        if let Error::NotFinal(_) = &error {
+            return Problem::new(409, "not-final", Reason::InvalidSpec, error.to_string()).into();
+        }
         let (status, kind) = match error.reason() {
             Reason::StorageError => (507, "storage-full-or-failing"),
             Reason::InvalidSpec => (400, "invalid-request"),

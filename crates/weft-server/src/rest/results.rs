@@ -14,13 +14,13 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use weft_api::{NDJSON_CONTENT_TYPE, Page, ResultView};
 use weft_proto::v1;
-use weft_types::{FieldError, JobId, TaskState};
+use weft_types::{FieldError, JobId, Reason, TaskState};
 
 use super::page::{PageParams, Params, job_id, wait};
 use super::problem::ApiError;
 use super::{App, jobs};
 use crate::dispatch::{JobStats, unpack_state};
-use crate::outcome::result_view;
+use crate::outcome::{result_view, why};
 use crate::state::Server;
 
 /// How many tasks are looked at in one step, and about how many bytes are sent at once.
@@ -160,21 +160,30 @@ impl Files {
             .ok()
             .map(|payload| payload.file)
             .filter(|file| !file.is_empty());
-        let (reason, outcome) = match &stored {
-            Some(stored) => (
-                unpack_state(stored.state).and_then(|(_, reason)| reason),
-                stored.outcome.clone(),
-            ),
-            None => (None, Bytes::new()),
+        let Some(stored) = stored else {
+            return Some(self.unreadable(task, file));
         };
+        let reason = unpack_state(stored.state).and_then(|(_, reason)| reason);
         Some(result_view(
             task.task,
             task.state,
             reason,
             task.attempts,
             file,
-            &outcome,
+            &stored.outcome,
         ))
+    }
+
+    /// A result that was recorded and cannot be read any more must not look like a good one.
+    fn unreadable(&self, task: Final, file: Option<String>) -> ResultView {
+        let view = result_view(task.task, TaskState::Failed, None, task.attempts, file, &[]);
+        ResultView {
+            why: Some(why(
+                Reason::StorageError,
+                "its result cannot be read from the journal",
+            )),
+            ..view
+        }
     }
 }
 

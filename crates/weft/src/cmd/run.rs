@@ -195,10 +195,10 @@ impl Attached<'_> {
                 .client
                 .results(&self.job.id.to_string(), ResultOrder::Task, RESULTS_WAIT)
                 .await?;
-            let mut passed_over = 0u64;
+            let (shown_before, mut passed_over) = (shown, 0u64);
             while let Some(result) = results.next().await? {
                 // After a broken stream the results begin again.
-                if passed_over < shown {
+                if passed_over < shown_before {
                     passed_over += 1;
                     continue;
                 }
