@@ -17,7 +17,8 @@ pub use admin::{AdminFile, Health, VersionView};
 pub use event::EventView;
 pub use explain::{ConsideredView, ExplainView, ScoreTermView};
 pub use job::{
-    JobView, LogLine, MAX_BODY_BYTES, OutputFileView, ResultView, TaskView, Text, UploadedView, WhyView,
+    JobView, LogLine, MAX_BODY_BYTES, OutputFileView, ResultView, TaskView, Text, UploadedView,
+    WhyView,
 };
 pub use node::{CertificateView, NodePatch, NodeView, UsageView};
 pub use problem::{PROBLEM_CONTENT_TYPE, Problem, ProblemField};

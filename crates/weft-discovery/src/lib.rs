@@ -133,7 +133,9 @@ pub async fn find(timeout: Duration) -> Result<Vec<FoundServer>> {
 /// The addresses of this machine under which others may reach it: no loopback, no link-local.
 pub fn local_addresses() -> Vec<std::net::IpAddr> {
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
-    let addresses = interfaces.iter().filter(|interface| !interface.is_loopback() && !interface.is_link_local());
+    let addresses = interfaces
+        .iter()
+        .filter(|interface| !interface.is_loopback() && !interface.is_link_local());
     addresses.map(Interface::ip).collect()
 }
 

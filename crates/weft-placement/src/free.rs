@@ -36,13 +36,7 @@ impl Free {
 
     /// How many units fit.
     pub fn fits(&self, need: &Resources) -> u32 {
-        let of = |free: u64, need: u64| {
-            if need == 0 {
-                u64::from(u32::MAX)
-            } else {
-                free / need
-            }
-        };
+        let of = |free: u64, need: u64| free.checked_div(need).unwrap_or(u64::from(u32::MAX));
         let amounts = [
             of(self.cpu.0, need.cpu.0),
             of(self.memory.0, need.memory.0),

@@ -1,8 +1,8 @@
 //! What a candidate would cost: money, with time and risk turned into money.
 //!
-//! Expected cost = price × expected time + value of time × (wait + latency + transfer + start)
-//! + risk of interruption × rework, and for the strategies that shape the load a term for it. All
-//! terms are micro-dollars; a strategy is a preset of the weights.
+//! The expected cost is price × expected time, plus value of time × (wait, latency, transfer and
+//! start), plus risk of interruption × rework, and a term for the load. All terms are
+//! micro-dollars; a strategy is a preset of the weights.
 
 use std::fmt;
 

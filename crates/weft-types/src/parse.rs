@@ -173,12 +173,9 @@ impl Workload {
             }
         }
         match self.runtime {
-            RuntimeKind::Op if self.op.is_none() && self.listed_tasks().any(|t| t.op.is_none()) => {
-                Err(FieldError::new(
-                    "op",
-                    "missing; write for example `op: {op: crc32c}`",
-                ))
-            }
+            RuntimeKind::Op if self.op.is_none() && !self.every_task_has_an_op() => Err(
+                FieldError::new("op", "missing; write for example `op: {op: crc32c}`"),
+            ),
             RuntimeKind::Op => Ok(()),
             RuntimeKind::Wasm => self.check_wasm(),
             RuntimeKind::Process => self.check_process(),
@@ -187,6 +184,10 @@ impl Workload {
                 format!("{other} is not supported yet; use op, wasm or process"),
             )),
         }
+    }
+
+    fn every_task_has_an_op(&self) -> bool {
+        self.listed_tasks().next().is_some() && self.listed_tasks().all(|task| task.op.is_some())
     }
 
     fn check_wasm(&self) -> Result<(), FieldError> {

@@ -26,7 +26,12 @@ pub struct UpOptions {
 
 impl Default for UpOptions {
     fn default() -> Self {
-        Self { nodes: 0, listen: "127.0.0.1:0".to_owned(), args: Vec::new(), namespace: None }
+        Self {
+            nodes: 0,
+            listen: "127.0.0.1:0".to_owned(),
+            args: Vec::new(),
+            namespace: None,
+        }
     }
 }
 
@@ -43,7 +48,10 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a server with this many agents in its process.
     pub fn up(nodes: u32) -> Self {
-        Self::with(UpOptions { nodes, ..UpOptions::default() })
+        Self::with(UpOptions {
+            nodes,
+            ..UpOptions::default()
+        })
     }
 
     /// Starts a server.
@@ -52,7 +60,12 @@ impl Cluster {
     /// When it is not ready in time.
     pub fn with(options: UpOptions) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut cluster = Self { dir, server: None, options, join_token: String::new() };
+        let mut cluster = Self {
+            dir,
+            server: None,
+            options,
+            join_token: String::new(),
+        };
         cluster.start();
         if cluster.options.nodes > 0 {
             cluster.wait_for_healthy(cluster.options.nodes as usize);
@@ -67,7 +80,14 @@ impl Cluster {
     pub fn start(&mut self) {
         let mut command = binary_in(self.options.namespace.as_deref());
         command
-            .args(["up", "-o", "json", "--no-mdns", "--nodes", &self.options.nodes.to_string()])
+            .args([
+                "up",
+                "-o",
+                "json",
+                "--no-mdns",
+                "--nodes",
+                &self.options.nodes.to_string(),
+            ])
             .args(["--listen", &self.options.listen])
             .arg("--data-dir")
             .arg(self.data_dir())
@@ -77,7 +97,9 @@ impl Cluster {
         let mut server = command.spawn().expect("the server starts");
         let stdout = server.stdout.take().expect("its output is a pipe");
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).expect("its output can be read");
+        BufReader::new(stdout)
+            .read_line(&mut line)
+            .expect("its output can be read");
         let ready: serde_json::Value = serde_json::from_str(&line)
             .unwrap_or_else(|error| panic!("{error}: {line:?}\n{}", self.log("server")));
         self.server = Some(server);
@@ -85,7 +107,12 @@ impl Cluster {
         // The next start takes the same port, so that agents find it again.
         let url = ready["server"].as_str().unwrap_or_default();
         if let Some((host, port)) = url.trim_start_matches("https://").rsplit_once(':') {
-            let listen_host = self.options.listen.rsplit_once(':').map_or(host, |(host, _)| host).to_owned();
+            let listen_host = self
+                .options
+                .listen
+                .rsplit_once(':')
+                .map_or(host, |(host, _)| host)
+                .to_owned();
             self.options.listen = format!("{listen_host}:{port}");
         }
     }
@@ -103,13 +130,15 @@ impl Cluster {
     /// The address of the server, as `https://…`.
     pub fn url(&self) -> String {
         let admin: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(self.admin_file()).expect("admin.json")).expect("JSON");
+            serde_json::from_slice(&std::fs::read(self.admin_file()).expect("admin.json"))
+                .expect("JSON");
         admin["server"].as_str().unwrap_or_default().to_owned()
     }
 
     /// A command on this cluster.
     pub fn weft<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(&self, args: I) -> Weft {
-        Weft::in_namespace(self.options.namespace.as_deref(), args).env("WEFT_CONTEXT", self.admin_file())
+        Weft::in_namespace(self.options.namespace.as_deref(), args)
+            .env("WEFT_CONTEXT", self.admin_file())
     }
 
     /// A request of the API with `curl` and the cluster's credentials.
@@ -162,31 +191,48 @@ impl Cluster {
 
     /// A fresh join token, good for one agent.
     pub fn token(&self) -> String {
-        self.weft(["token", "create", "-q"]).run().expect_code(0).stdout.trim().to_owned()
+        self.weft(["token", "create", "-q"])
+            .run()
+            .expect_code(0)
+            .stdout
+            .trim()
+            .to_owned()
     }
 
     /// The nodes as JSON.
     pub fn nodes(&self) -> Vec<serde_json::Value> {
         let done = self.weft(["node", "ls", "-o", "json"]).run();
-        if done.code == 0 { done.json().as_array().cloned().unwrap_or_default() } else { Vec::new() }
+        if done.code == 0 {
+            done.json().as_array().cloned().unwrap_or_default()
+        } else {
+            Vec::new()
+        }
     }
 
     /// The state of a node, empty when it is unknown.
     pub fn node_state(&self, id: &str) -> String {
         let nodes = self.nodes();
         let node = nodes.iter().find(|node| node["id"] == id);
-        node.and_then(|node| node["state"].as_str()).unwrap_or_default().to_owned()
+        node.and_then(|node| node["state"].as_str())
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// Waits for the state of a node.
     pub fn wait_for_state(&self, id: &str, state: &str) {
-        eventually(&format!("{id} is {state}"), READY, || self.node_state(id) == state);
+        eventually(&format!("{id} is {state}"), READY, || {
+            self.node_state(id) == state
+        });
     }
 
     /// Waits until this many nodes are healthy.
     pub fn wait_for_healthy(&self, count: usize) {
         eventually(&format!("{count} healthy nodes"), READY, || {
-            self.nodes().iter().filter(|node| node["state"] == "healthy").count() == count
+            self.nodes()
+                .iter()
+                .filter(|node| node["state"] == "healthy")
+                .count()
+                == count
         });
     }
 
@@ -197,7 +243,11 @@ impl Cluster {
 
     fn log_file(&self, name: &str) -> Stdio {
         let path = self.dir.path().join(format!("{name}.log"));
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(path).expect("a log file");
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .expect("a log file");
         Stdio::from(file)
     }
 }
@@ -226,10 +276,19 @@ impl AgentProcess {
     ///
     /// # Panics
     /// When the process cannot be started.
-    pub fn start(cluster: &Cluster, id: &str, token: Option<&str>, namespace: Option<&str>, args: &[&str]) -> Self {
+    pub fn start(
+        cluster: &Cluster,
+        id: &str,
+        token: Option<&str>,
+        namespace: Option<&str>,
+        args: &[&str],
+    ) -> Self {
         let data_dir = cluster.dir.path().join(id);
         let mut command = binary_in(namespace);
-        command.args(["agent", "--id", id, "--data-dir"]).arg(&data_dir).args(args);
+        command
+            .args(["agent", "--id", id, "--data-dir"])
+            .arg(&data_dir)
+            .args(args);
         if let Some(token) = token {
             command.args(["--token", token]);
         }
@@ -260,7 +319,11 @@ impl AgentProcess {
 
     /// Its exit code, once it has ended.
     pub fn ended(&mut self) -> Option<i32> {
-        self.child.try_wait().ok().flatten().map(|status| status.code().unwrap_or(-1))
+        self.child
+            .try_wait()
+            .ok()
+            .flatten()
+            .map(|status| status.code().unwrap_or(-1))
     }
 }
 
@@ -277,7 +340,11 @@ pub fn processes_with(text: &str) -> Vec<u32> {
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| {
             let path = Path::new("/proc").join(pid.to_string()).join("cmdline");
-            std::fs::read(path).is_ok_and(|line| String::from_utf8_lossy(&line).replace('\0', " ").contains(text))
+            std::fs::read(path).is_ok_and(|line| {
+                String::from_utf8_lossy(&line)
+                    .replace('\0', " ")
+                    .contains(text)
+            })
         })
         .collect()
 }

@@ -53,14 +53,29 @@ impl Weft {
     }
 
     /// The same, inside a network namespace if one is named.
-    pub fn in_namespace<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(namespace: Option<&str>, args: I) -> Self {
+    pub fn in_namespace<I: IntoIterator<Item = S>, S: AsRef<std::ffi::OsStr>>(
+        namespace: Option<&str>,
+        args: I,
+    ) -> Self {
         let mut command = binary_in(namespace);
         command.args(args);
-        for variable in ["WEFT_CONTEXT", "WEFT_SERVER", "WEFT_TOKEN", "WEFT_CONFIG", "WEFT_DATA_DIR"] {
+        for variable in [
+            "WEFT_CONTEXT",
+            "WEFT_SERVER",
+            "WEFT_TOKEN",
+            "WEFT_CONFIG",
+            "WEFT_DATA_DIR",
+        ] {
             command.env_remove(variable);
         }
-        command.env("XDG_CONFIG_HOME", "/nonexistent").env("XDG_DATA_HOME", "/nonexistent");
-        Self { command, timeout: DEFAULT_TIMEOUT, stdin: None }
+        command
+            .env("XDG_CONFIG_HOME", "/nonexistent")
+            .env("XDG_DATA_HOME", "/nonexistent");
+        Self {
+            command,
+            timeout: DEFAULT_TIMEOUT,
+            stdin: None,
+        }
     }
 
     /// With an environment variable.
@@ -96,7 +111,10 @@ impl Weft {
     /// # Panics
     /// When it cannot be started.
     pub fn spawn(mut self) -> Child {
-        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         self.command.spawn().expect("the binary starts")
     }
 
@@ -106,7 +124,11 @@ impl Weft {
     /// When it cannot be started or takes longer than its bound.
     pub fn run(mut self) -> Done {
         let stdin = self.stdin.take();
-        self.command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        self.command.stdin(if stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        });
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.command.spawn().expect("the binary starts");
         if let (Some(bytes), Some(mut pipe)) = (stdin, child.stdin.take()) {
@@ -140,8 +162,14 @@ pub fn finish(mut child: Child, timeout: Duration, what: &str) -> Done {
         }
         std::thread::sleep(Duration::from_millis(5));
     };
-    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-    Done { code, stdout: stdout.join().unwrap_or_default(), stderr: stderr.join().unwrap_or_default() }
+    let code = status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    Done {
+        code,
+        stdout: stdout.join().unwrap_or_default(),
+        stderr: stderr.join().unwrap_or_default(),
+    }
 }
 
 fn gather<R: Read + Send + 'static>(pipe: Option<R>) -> std::thread::JoinHandle<String> {
@@ -161,7 +189,11 @@ impl Done {
     /// When it is another.
     #[must_use]
     pub fn expect_code(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        assert_eq!(
+            self.code, code,
+            "stdout: {}\nstderr: {}",
+            self.stdout, self.stderr
+        );
         self
     }
 
@@ -170,7 +202,9 @@ impl Done {
     /// # Panics
     /// When a line is not JSON.
     pub fn ndjson(&self) -> Vec<serde_json::Value> {
-        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let parse = |line: &str| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+        };
         self.stdout.lines().map(parse).collect()
     }
 
@@ -179,6 +213,7 @@ impl Done {
     /// # Panics
     /// When it is not JSON.
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.stdout))
     }
 }

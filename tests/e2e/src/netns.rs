@@ -1,6 +1,7 @@
 //! Network namespaces: several hosts on one machine, each with an address of its own.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A bridge in a namespace of its own, with hosts connected to it; removed with the test.
 pub struct Namespaces {
@@ -14,7 +15,13 @@ impl Namespaces {
     /// # Panics
     /// When the kernel or `ip` refuses.
     pub fn new(hosts: usize) -> Self {
-        let prefix = format!("wt{}", std::process::id());
+        // Tests of one process run side by side.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!(
+            "wt{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let namespaces = Self { prefix, hosts };
         namespaces.remove();
         let switch = namespaces.switch();
@@ -31,9 +38,22 @@ impl Namespaces {
         let (switch, host) = (self.switch(), self.host(number));
         let (inside, outside) = ("eth0", format!("p{number}"));
         ip(&["netns", "add", &host]);
-        ip(&["-n", &host, "link", "add", inside, "type", "veth", "peer", "name", &outside, "netns", &switch]);
-        ip(&["-n", &switch, "link", "set", &outside, "master", "br0", "up"]);
-        ip(&["-n", &host, "addr", "add", &format!("{}/24", self.address(number)), "dev", inside]);
+        ip(&[
+            "-n", &host, "link", "add", inside, "type", "veth", "peer", "name", &outside, "netns",
+            &switch,
+        ]);
+        ip(&[
+            "-n", &switch, "link", "set", &outside, "master", "br0", "up",
+        ]);
+        ip(&[
+            "-n",
+            &host,
+            "addr",
+            "add",
+            &format!("{}/24", self.address(number)),
+            "dev",
+            inside,
+        ]);
         ip(&["-n", &host, "link", "set", inside, "up"]);
         ip(&["-n", &host, "link", "set", "lo", "up"]);
     }
@@ -55,11 +75,21 @@ impl Namespaces {
     /// Cuts a host off, or connects it again.
     pub fn connect(&self, number: usize, connected: bool) {
         let state = if connected { "up" } else { "down" };
-        ip(&["-n", &self.switch(), "link", "set", &format!("p{number}"), state]);
+        ip(&[
+            "-n",
+            &self.switch(),
+            "link",
+            "set",
+            &format!("p{number}"),
+            state,
+        ]);
     }
 
     fn remove(&self) {
-        for name in (0..self.hosts).map(|number| self.host(number)).chain([self.switch()]) {
+        for name in (0..self.hosts)
+            .map(|number| self.host(number))
+            .chain([self.switch()])
+        {
             let _ = Command::new("ip").args(["netns", "del", &name]).output();
         }
     }
@@ -73,5 +103,9 @@ impl Drop for Namespaces {
 
 fn ip(args: &[&str]) {
     let output = Command::new("ip").args(args).output().expect("ip runs");
-    assert!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "ip {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -17,7 +17,11 @@ pub fn eventually(what: &str, deadline: Duration, mut holds: impl FnMut() -> boo
 ///
 /// # Panics
 /// When there is not within the deadline; `what` says what was waited for.
-pub fn eventually_some<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn eventually_some<T>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
     let end = Instant::now() + deadline;
     loop {
         if let Some(found) = look() {

@@ -56,10 +56,17 @@ impl Waiting {
     /// The reason of the contract; `None` when nothing is in the way but time.
     pub fn reason(&self) -> Option<Reason> {
         match self.why {
+            // A node that is only too small, or too full, is one that lacks resources.
+            Why::NoCandidate if self.lacks_amounts() => Some(Reason::InsufficientResources),
             Why::NoCandidate => Some(Reason::NoCandidate),
             Why::Busy { .. } => Some(Reason::InsufficientResources),
             Why::Reattaching { .. } | Why::After { .. } | Why::Backoff | Why::Turn => None,
         }
+    }
+
+    fn lacks_amounts(&self) -> bool {
+        let refused = self.explanation.as_ref().map(|explanation| &explanation.refused);
+        refused.is_some_and(|refused| refused.keys().any(|kind| kind.is_amount()))
     }
 }
 
@@ -86,7 +93,10 @@ impl fmt::Display for Waiting {
             Why::After { jobs: 1 } => f.write_str("another job must succeed first"),
             Why::After { jobs } => write!(f, "{jobs} other jobs must succeed first"),
             Why::Backoff => f.write_str("each failed and waits for its next attempt"),
-            Why::NoCandidate => f.write_str("no node satisfies the requirements"),
+            Why::NoCandidate => match &self.explanation {
+                Some(explanation) => explanation.fmt(f),
+                None => f.write_str("no node satisfies the requirements"),
+            },
             Why::Busy { nodes: 1 } => f.write_str("the one node that would do is busy"),
             Why::Busy { nodes } => write!(f, "the {nodes} nodes that would do are busy"),
             Why::Turn => f.write_str("their turn has not come yet"),
