@@ -70,7 +70,16 @@ fn round_trips(cluster: &Cluster) -> Vec<f64> {
     for number in 0..ROUND_TRIPS {
         if number > 0 {
             args.push("--next");
-            args.extend(["--resolve", "RESOLVE", "--cacert", "CA", "--cert", "CERT", "--key", "KEY"]);
+            args.extend([
+                "--resolve",
+                "RESOLVE",
+                "--cacert",
+                "CA",
+                "--cert",
+                "CERT",
+                "--key",
+                "KEY",
+            ]);
         }
         args.extend([
             "-sS",
@@ -106,7 +115,10 @@ fn round_trips(cluster: &Cluster) -> Vec<f64> {
         .lines()
         .filter_map(|line| {
             let mut fields = line.split(' ');
-            let (end, start) = (fields.next()?.parse::<f64>().ok()?, fields.next()?.parse::<f64>().ok()?);
+            let (end, start) = (
+                fields.next()?.parse::<f64>().ok()?,
+                fields.next()?.parse::<f64>().ok()?,
+            );
             (fields.next()? == "201").then_some((end - start) * 1_000.0)
         })
         .collect();

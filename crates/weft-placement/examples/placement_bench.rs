@@ -133,7 +133,7 @@ fn requests() -> Vec<Request> {
             cpu: Millicores(250 * (1 + number as u64 % 4)),
             memory: Bytes((1 + number as u64 % 3) << 29),
             disk: Bytes(1 << 30),
-            gpu: (number == 19).then(|| weft_types::GpuRequest {
+            gpu: (number == 19).then_some(weft_types::GpuRequest {
                 count: 1,
                 model: None,
             }),

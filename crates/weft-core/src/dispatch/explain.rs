@@ -65,7 +65,10 @@ impl Waiting {
     }
 
     fn lacks_amounts(&self) -> bool {
-        let refused = self.explanation.as_ref().map(|explanation| &explanation.refused);
+        let refused = self
+            .explanation
+            .as_ref()
+            .map(|explanation| &explanation.refused);
         refused.is_some_and(|refused| refused.keys().any(|kind| kind.is_amount()))
     }
 }

@@ -43,7 +43,7 @@ pub enum NodeReport {
     /// It opened a session.
     Up {
         /// Its capacity.
-        candidate: Candidate,
+        candidate: Box<Candidate>,
         /// The most tasks it will hold.
         max_held: u32,
         /// What it holds.

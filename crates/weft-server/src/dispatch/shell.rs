@@ -296,7 +296,7 @@ impl Shell {
                     Input::NodeUp {
                         node,
                         epoch,
-                        candidate,
+                        candidate: *candidate,
                         max_held,
                         held,
                     },

@@ -197,7 +197,7 @@ impl Nodes {
     pub fn heartbeat(&self, node: &NodeId, beat: &v1::Heartbeat) {
         let now = self.shared.clock.wall();
         if let Some(entry) = self.shared.entries.lock().get_mut(node) {
-            entry.live.last_beat = beat.clone();
+            entry.live.last_beat = *beat;
             entry.live.last_seen = Some(now);
         }
     }

@@ -11,7 +11,7 @@ use crate::Error;
 /// A refusal on its way to the client.
 #[derive(Debug, Clone)]
 pub struct ApiError {
-    problem: Problem,
+    problem: Box<Problem>,
     retry_after_s: Option<u64>,
 }
 
@@ -37,8 +37,10 @@ impl ApiError {
     /// Try again later, and when.
     pub fn too_many(detail: impl Into<String>, retry_after_s: u64) -> Self {
         Self {
-            problem: Problem::new(429, "queue-full", Reason::QuotaExceeded, detail)
-                .with_next(format!("try again in {retry_after_s} s")),
+            problem: Box::new(
+                Problem::new(429, "queue-full", Reason::QuotaExceeded, detail)
+                    .with_next(format!("try again in {retry_after_s} s")),
+            ),
             retry_after_s: Some(retry_after_s),
         }
     }
@@ -71,7 +73,7 @@ impl ApiError {
 impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {
         Self {
-            problem,
+            problem: Box::new(problem),
             retry_after_s: None,
         }
     }

@@ -186,7 +186,7 @@ async fn open(
     tokio::spawn(writer.run(work));
     let max_held = capacity_message.max_held_tasks.clamp(1, MAX_HELD_TASKS);
     let up = NodeReport::Up {
-        candidate,
+        candidate: Box::new(candidate),
         max_held,
         held,
         outbound,
