@@ -26,6 +26,9 @@ const MAX_WAITING_MESSAGES: usize = 64;
 const MAX_WAITING_BEATS: usize = 4;
 /// How long the server may take to answer the greeting.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often results that were not acknowledged are sent again: the server may have had no room
+/// on its disk for them.
+const RESEND_INTERVAL: Duration = Duration::from_secs(5);
 /// After a failed renewal, the wait before the next try.
 const RENEWAL_RETRY: Duration = Duration::from_secs(5);
 
@@ -135,6 +138,8 @@ impl Sessions {
         out: &mpsc::Sender<v1::AgentMessage>,
     ) -> Ended {
         let mut renewal = self.until_renewal();
+        let mut resend = tokio::time::interval(RESEND_INTERVAL);
+        resend.reset();
         loop {
             tokio::select! {
                 message = incoming.message() => match message {
@@ -154,6 +159,7 @@ impl Sessions {
                         }
                     }
                 }
+                _ = resend.tick() => self.executor.resend(),
                 () = tokio::time::sleep(renewal) => {
                     renewal = RENEWAL_RETRY;
                     self.ask_for_renewal(out).await;

@@ -257,9 +257,18 @@ fn a_job_that_fits_nowhere_says_so() {
     large.request.resources.cpu.0 = 64_000;
     scene.step(Input::Submit(large));
     let waiting = scene.machine.waiting(JobId(1)).expect("it waits");
+    assert_eq!(waiting.reason(), Some(Reason::InsufficientResources));
+    let mut elsewhere = job_of(3, 1);
+    elsewhere
+        .request
+        .placement
+        .labels
+        .insert("zone".into(), "moon".into());
+    scene.step(Input::Submit(elsewhere));
+    let waiting = scene.machine.waiting(JobId(3)).expect("it waits");
     assert_eq!(waiting.reason(), Some(Reason::NoCandidate));
-    scene.step(Input::Submit(job_of(2, 2)));
-    let waiting = scene.machine.waiting(JobId(2)).expect("one of two waits");
+    scene.step(Input::Submit(job_of(4, 2)));
+    let waiting = scene.machine.waiting(JobId(4)).expect("one of two waits");
     assert_eq!(waiting.reason(), Some(Reason::InsufficientResources));
 }
 
