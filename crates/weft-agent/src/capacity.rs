@@ -17,12 +17,13 @@ pub(crate) struct Offer {
 pub(crate) async fn offer(config: &Config, runtimes: &Runtimes) -> Offer {
     let machine = Machine::look();
     let share = u64::from(config.share.max(1));
-    let part = |amount: u64| amount / 100 * u64::from(config.threshold_percent) / share;
+    let threshold = u64::from(config.threshold_percent.min(100));
+    let part = |amount: u64| amount / 100 * threshold / share;
     let mut capacity = NodeCapacity {
         cpu: config.cpu.unwrap_or(Millicores(part(machine.cpu.0))),
         memory: config.memory.unwrap_or(Bytes(part(machine.memory.0))),
         disk: Bytes(part(machine::free_disk_bytes(&config.data_dir))),
-        gpus: machine::gpus(),
+        gpus: shared_gpus(machine::gpus(), config.share),
         arch: std::env::consts::ARCH.to_owned(),
         os: std::env::consts::OS.to_owned(),
         labels: config.labels.clone(),
@@ -33,6 +34,22 @@ pub(crate) async fn offer(config: &Config, runtimes: &Runtimes) -> Offer {
         describe(kind, probe, &mut capacity, &mut missing);
     }
     Offer { capacity, missing }
+}
+
+/// A GPU cannot be divided: of those that several agents share each offers as many as are left for
+/// it, so that together they never offer more than there are.
+fn shared_gpus(mut gpus: Vec<String>, share: u32) -> Vec<String> {
+    gpus.truncate(gpus.len() / share.max(1) as usize);
+    gpus
+}
+
+/// Whether the whole node, with nothing running, has room for this.
+pub(crate) fn offers(capacity: &NodeCapacity, need: &Resources) -> bool {
+    let accepted = need.gpu.as_ref().map_or(0, |gpu| {
+        let models = capacity.gpus.iter();
+        models.filter(|model| gpu.accepts(model)).count() as u64
+    });
+    Free::all_of(capacity).fits(need) && gpus(need) <= accepted
 }
 
 fn describe(
@@ -105,6 +122,12 @@ mod tests {
 
     proptest! {
         #[test]
+        fn agents_that_share_a_machine_never_offer_more_gpus_than_it_has(count in 0..9usize, share in 1..5u32) {
+            let all = vec!["T4".to_owned(); count];
+            prop_assert!(shared_gpus(all, share).len() * share as usize <= count);
+        }
+
+        #[test]
         fn what_is_reserved_never_exceeds_the_capacity(sizes in proptest::collection::vec((0..3000u64, 0..3000u64), 1..30)) {
             let capacity = NodeCapacity { cpu: Millicores(4000), memory: Bytes(4000), ..NodeCapacity::default() };
             let whole = Free::all_of(&capacity);
@@ -126,5 +149,26 @@ mod tests {
             }
             prop_assert_eq!(free, whole);
         }
+    }
+
+    #[test]
+    fn a_gpu_of_another_model_is_no_offer() {
+        let capacity = NodeCapacity {
+            gpus: vec!["T4".to_owned(), "A100".to_owned()],
+            ..NodeCapacity::default()
+        };
+        let need = |count, model: Option<&str>| Resources {
+            cpu: Millicores(0),
+            memory: Bytes(0),
+            disk: Bytes(0),
+            gpu: Some(weft_types::GpuRequest {
+                count,
+                model: model.map(str::to_owned),
+            }),
+        };
+        assert!(offers(&capacity, &need(2, None)));
+        assert!(offers(&capacity, &need(1, Some("a100"))));
+        assert!(!offers(&capacity, &need(2, Some("a100"))));
+        assert!(!offers(&capacity, &need(3, None)));
     }
 }

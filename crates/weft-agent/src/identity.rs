@@ -9,13 +9,15 @@ use weft_pki::{Certificate, ClientTls, Credentials, Identity, JoinToken, NodeIde
 use weft_proto::v1;
 use weft_types::{NodeId, NodeValidity, Timestamp};
 
+use crate::backoff::Backoff;
 use crate::channel::connect;
 use crate::{Config, Error, machine};
 
 /// How long a server is looked for on the local network.
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a node whose certificate expired asks whether it may come back.
-const REJOIN_INTERVAL: Duration = Duration::from_secs(1);
+/// The waits between asking whether a node whose certificate expired may come back.
+const FIRST_REJOIN: Duration = Duration::from_secs(1);
+const MAX_REJOIN: Duration = Duration::from_secs(10);
 
 /// What the clock on the wall says.
 pub(crate) fn now() -> Timestamp {
@@ -32,6 +34,8 @@ pub(crate) struct Member {
     pub(crate) credentials: Credentials,
     pub(crate) tls: ClientTls,
     pub(crate) addresses: Vec<String>,
+    /// Whether it joined just now, by its token.
+    pub(crate) is_new: bool,
     /// Held as long as the agent runs: two agents must not share an identity.
     _lock: File,
 }
@@ -42,7 +46,9 @@ impl Member {
         make_private_dir(&config.data_dir)?;
         let lock = lock(&config.data_dir)?;
         let identity = NodeIdentity::load_or_generate_key(&config.data_dir.join("identity"))?;
-        let (credentials, addresses) = match identity.credentials()? {
+        let known = identity.credentials()?;
+        let is_new = known.is_none();
+        let (credentials, addresses) = match known {
             Some(credentials) => {
                 let addresses = known_addresses(config, &credentials).await?;
                 if credentials.certificate.validity(now()) == NodeValidity::Expired {
@@ -69,6 +75,7 @@ impl Member {
             credentials,
             tls,
             addresses,
+            is_new,
             _lock: lock,
         })
     }
@@ -148,6 +155,7 @@ async fn rejoin(
         "the certificate of {id} has expired; approve its return on the server with `weft node approve {id} {}`",
         identity.short_code()
     );
+    let mut backoff = Backoff::new(FIRST_REJOIN, MAX_REJOIN);
     loop {
         let request = v1::RejoinRequest {
             node_id: id.to_string(),
@@ -168,7 +176,7 @@ async fn rejoin(
             },
             Err(error) => tracing::debug!(%error, "asking to come back failed"),
         }
-        tokio::time::sleep(REJOIN_INTERVAL).await;
+        tokio::time::sleep(backoff.next_wait()).await;
     }
 }
 

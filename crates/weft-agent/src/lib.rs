@@ -12,6 +12,7 @@
 //! Architecture invariant: an agent only dials out, and knows no other node.
 
 mod artifacts;
+mod backoff;
 mod capacity;
 mod channel;
 mod config;
@@ -19,12 +20,17 @@ mod error;
 mod executor;
 mod heartbeat;
 mod identity;
+mod kept;
 mod logs;
 mod machine;
 mod node;
 mod outcome;
+mod renewal;
 mod session;
+mod spawner;
 mod task;
+#[cfg(test)]
+mod testing;
 
 pub use config::Config;
 pub use error::Error;

@@ -1,6 +1,6 @@
 //! What this machine has and uses.
 
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use weft_types::{Bytes, Millicores};
 
@@ -16,11 +16,8 @@ impl Machine {
     pub(crate) fn look() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let total = memory_kib("MemTotal").unwrap_or(1 << 20) << 10;
-        let limits = [
-            "/sys/fs/cgroup/memory.max",
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-        ];
-        let limit = limits
+        let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let limit = memory_limit_files(&group)
             .iter()
             .filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok())
             .min();
@@ -29,6 +26,32 @@ impl Machine {
             memory: Bytes(limit.map_or(total, |limit: u64| limit.min(total))),
         }
     }
+}
+
+/// The files that may limit the memory of a process in these control groups (`/proc/self/cgroup`,
+/// see cgroups(7)): its own group's, and those of every group above it.
+fn memory_limit_files(groups: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(group)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        let (root, file) = if controllers.is_empty() {
+            ("/sys/fs/cgroup", "memory.max")
+        } else if controllers.split(',').any(|name| name == "memory") {
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")
+        } else {
+            continue;
+        };
+        let group = Path::new(group.trim_start_matches('/'));
+        let above = group.ancestors().filter(|path| {
+            let mut parts = path.components();
+            parts.all(|part| matches!(part, Component::Normal(_)))
+        });
+        files.extend(above.map(|path| Path::new(root).join(path).join(file)));
+    }
+    files
 }
 
 fn memory_kib(name: &str) -> Option<u64> {
@@ -112,4 +135,41 @@ fn cpu_ticks() -> Option<(u64, u64)> {
     let total: u64 = ticks.iter().take(8).sum();
     let idle = ticks.get(3)? + ticks.get(4)?;
     Some((total - idle, total))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_limited_by_the_group_and_all_above_it() {
+        let files = |text| {
+            let files = memory_limit_files(text);
+            let files = files.iter().map(|path| path.display().to_string());
+            files.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            files("0::/a/b\n"),
+            [
+                "/sys/fs/cgroup/a/b/memory.max",
+                "/sys/fs/cgroup/a/memory.max",
+                "/sys/fs/cgroup/memory.max"
+            ]
+        );
+        assert_eq!(
+            files("5:cpu,memory:/x\n4:pids:/x\n"),
+            [
+                "/sys/fs/cgroup/memory/x/memory.limit_in_bytes",
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+            ]
+        );
+        assert_eq!(files("0::/../x\ngarbage\n"), ["/sys/fs/cgroup/memory.max"]);
+    }
+
+    #[test]
+    fn this_machine_has_processors_memory_and_disk() {
+        let machine = Machine::look();
+        assert!(machine.cpu.0 >= 1000 && machine.memory.0 > 1 << 20);
+        assert!(free_disk_bytes(Path::new("/")) > 0);
+    }
 }

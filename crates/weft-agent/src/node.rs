@@ -6,20 +6,24 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use weft_runtime::{OpRuntime, ProcessRuntime, Runtimes, WasmOptions, WasmRuntime, WorkRoot};
-use weft_sandbox::{Client as Spawner, Options};
+use weft_runtime::{OpRuntime, Runtimes, WasmOptions, WasmRuntime, WorkRoot};
 use weft_types::NodeId;
 
 use crate::artifacts::Artifacts;
+use crate::backoff::Backoff;
 use crate::capacity::offer;
 use crate::executor::Executor;
 use crate::identity::Member;
 use crate::session::{Ended, Sessions};
+use crate::spawner::{Processes, Spawners};
 use crate::{Config, Error};
 
 /// The wait before the first new session, and the longest one; each try doubles it.
-const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// After a session that lasted this long the next is tried at once. One that ends sooner, because
+/// two agents with one identity replace each other, say, counts as a failure.
+const STABLE_SESSION: Duration = Duration::from_secs(1);
 /// How long running tasks may take to end when the agent stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -27,7 +31,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Agent {
     id: NodeId,
     executor: Executor,
-    spawner: Spawner,
+    spawners: Spawners,
     stop: CancellationToken,
     removed: watch::Receiver<bool>,
     task: JoinHandle<()>,
@@ -42,8 +46,10 @@ impl Agent {
     pub async fn start(config: Config) -> Result<Self, Error> {
         let member = Member::load_or_join(&config).await?;
         let id = member.id.clone();
-        let spawner = spawner(&config, &id).await?;
-        let runtimes = runtimes(&config, &spawner)?;
+        let is_new = member.is_new;
+        let work = WorkRoot::open(config.data_dir.join("work"))?;
+        let spawners = Spawners::start(&config, &id, work.clone()).await?;
+        let runtimes = runtimes(&config, spawners.runtime(), work);
         let offer = offer(&config, &runtimes).await;
         let artifacts = Artifacts::open(&config.data_dir.join("blobs")).await?;
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -73,20 +79,20 @@ impl Agent {
         let agent = Self {
             id,
             executor,
-            spawner,
+            spawners,
             stop,
             removed,
             task,
         };
         match opened.await {
             Ok(Ok(())) => Ok(agent),
-            Ok(Err(error @ Error::Unreachable { .. })) => {
-                tracing::warn!(%error, "the agent keeps trying");
-                Ok(agent)
-            }
-            Ok(Err(error)) => {
+            Ok(Err(error)) if is_new || matches!(error, Error::Removed) => {
                 agent.shutdown().await;
                 Err(error)
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the agent keeps trying");
+                Ok(agent)
             }
             Err(_) => Err(Error::Machine("the session ended early".to_owned())),
         }
@@ -110,25 +116,23 @@ impl Agent {
         self.stop.cancel();
         self.executor.shutdown();
         let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.task).await;
-        if let Err(error) = self.spawner.shutdown().await {
-            tracing::warn!(%error, "the spawner did not end in time");
-        }
+        self.spawners.shutdown().await;
     }
 }
 
 /// Opens sessions for ever, with growing waits between failures.
-async fn keep_connected(
+pub(crate) async fn keep_connected(
     mut sessions: Sessions,
     first: oneshot::Sender<Result<(), Error>>,
     removed: watch::Sender<bool>,
 ) {
     let mut first = Some(first);
-    let mut backoff = FIRST_BACKOFF;
+    let mut backoff = Backoff::new(FIRST_BACKOFF, MAX_BACKOFF);
     loop {
-        let mut was_welcomed = false;
+        let mut welcomed_at = None;
         let ended = sessions
             .run(|| {
-                was_welcomed = true;
+                welcomed_at = Some(Instant::now());
                 if let Some(first) = first.take() {
                     let _ = first.send(Ok(()));
                 }
@@ -150,66 +154,23 @@ async fn keep_connected(
         if let Some(first) = first.take() {
             let _ = first.send(Err(error));
         }
-        backoff = if was_welcomed {
-            FIRST_BACKOFF
-        } else {
-            (backoff * 2).min(MAX_BACKOFF)
-        };
+        if welcomed_at.is_some_and(|at| at.elapsed() >= STABLE_SESSION) {
+            backoff.reset();
+        }
         tokio::select! {
-            () = tokio::time::sleep(jittered(backoff)) => {}
+            () = tokio::time::sleep(backoff.next_wait()) => {}
             () = sessions.stop.cancelled() => return,
         }
     }
 }
 
-/// Full jitter: anything between nothing and the whole, so that nodes do not come back all at once.
-fn jittered(backoff: Duration) -> Duration {
-    let mut random = [0u8; 4];
-    // Without randomness the whole wait is as good as any.
-    match getrandom::fill(&mut random) {
-        Ok(()) => backoff.mul_f64(f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX)),
-        Err(_) => backoff,
-    }
-}
-
-async fn spawner(config: &Config, id: &NodeId) -> Result<Spawner, Error> {
-    let data_dir =
-        std::fs::canonicalize(&config.data_dir).map_err(Error::file(&config.data_dir))?;
-    // Two nodes of the same name on one machine must not sweep each other's work.
-    let place = data_dir
-        .display()
-        .to_string()
-        .bytes()
-        .fold(0u32, |sum, byte| {
-            sum.wrapping_mul(31).wrapping_add(byte.into())
-        });
-    let name: String = id
-        .as_str()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-        .take(40)
-        .collect();
-    let tag = format!("{name}-{place:08x}");
-    if let Err(error) = weft_sandbox::sweep(&tag) {
-        tracing::warn!(%error, "what an earlier life left behind could not be removed");
-    }
-    let options = Options {
-        hidden: vec![data_dir],
-        cleanup_dirs: config.cleanup_dir.clone().into_iter().collect(),
-        ..Options::new(tag)
-    };
-    let exe = std::env::current_exe().map_err(Error::file("/proc/self/exe"))?;
-    Ok(Spawner::start(exe, options).await?)
-}
-
-fn runtimes(config: &Config, spawner: &Spawner) -> Result<Runtimes, Error> {
-    let work = WorkRoot::open(config.data_dir.join("work"))?;
+fn runtimes(config: &Config, processes: Processes, work: WorkRoot) -> Runtimes {
     let mut runtimes = Runtimes::new()
         .with(Arc::new(OpRuntime))
-        .with(Arc::new(ProcessRuntime::new(spawner.clone(), work.clone())));
+        .with(Arc::new(processes));
     match WasmRuntime::new(work, WasmOptions::new(config.data_dir.join("wasm"))) {
         Ok(wasm) => runtimes = runtimes.with(Arc::new(wasm)),
         Err(error) => tracing::warn!(%error, "this node does not run WebAssembly"),
     }
-    Ok(runtimes)
+    runtimes
 }

@@ -26,10 +26,13 @@ fn report(reason: Option<Reason>, outcome: &v1::TaskOutcome) -> Report {
 }
 
 /// The report of a byte program.
-pub(crate) fn of_op(node: &str, finished_ms: u64, done: OpOutcome) -> Report {
+pub(crate) fn of_op(node: &str, started_ms: u64, done: OpOutcome) -> Report {
     let mut outcome = v1::TaskOutcome {
         run_us: done.run_us,
-        finished_ms,
+        // It computes all the time it runs.
+        cpu_us: done.run_us,
+        started_ms,
+        finished_ms: started_ms + done.run_us / 1_000,
         node: node.to_owned(),
         ..v1::TaskOutcome::default()
     };
@@ -43,11 +46,12 @@ pub(crate) fn of_op(node: &str, finished_ms: u64, done: OpOutcome) -> Report {
 }
 
 /// The report of an attempt that did not get to run.
-pub(crate) fn of_failure(node: &str, failure: Failure) -> Report {
+pub(crate) fn of_failure(node: &str, started_ms: u64, failure: Failure) -> Report {
     failed(
         failure,
         v1::TaskOutcome {
             node: node.to_owned(),
+            started_ms,
             finished_ms: now().as_millis(),
             ..Default::default()
         },
@@ -87,7 +91,11 @@ pub(crate) async fn of_run(
         failure.get_or_insert(lost);
     }
     match failure {
-        None => report(None, &outcome),
+        None => {
+            // A file that could not be taken along is not passed over in silence.
+            outcome.detail = done.skipped_files.join("; ");
+            report(None, &outcome)
+        }
         Some(failure) => failed(failure, outcome),
     }
 }

@@ -18,7 +18,9 @@ use crate::channel::connect;
 use crate::executor::{Executor, MAX_HELD_TASKS};
 use crate::heartbeat::Heartbeats;
 use crate::identity::{Member, now};
-use crate::{Error, logs, machine};
+use crate::logs::Follows;
+use crate::renewal::Renewal;
+use crate::{Error, machine};
 
 /// Messages that wait for the network.
 const MAX_WAITING_MESSAGES: usize = 64;
@@ -26,11 +28,9 @@ const MAX_WAITING_MESSAGES: usize = 64;
 const MAX_WAITING_BEATS: usize = 4;
 /// How long the server may take to answer the greeting.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often results that were not acknowledged are sent again: the server may have had no room
-/// on its disk for them.
+/// After this long, and at the latest after twice that, a result that was sent and not
+/// acknowledged is sent again: the server may have had no room on its disk for it.
 const RESEND_INTERVAL: Duration = Duration::from_secs(5);
-/// After a failed renewal, the wait before the next try.
-const RENEWAL_RETRY: Duration = Duration::from_secs(5);
 
 /// How a session ended.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Sessions {
         self.last_epoch = welcome.epoch;
         self.artifacts.connected(Some(client));
         self.executor.stop(&welcome.stop);
-        self.executor.resend();
+        self.executor.resend_all();
         let period = Duration::from_millis(welcome.heartbeat_ms.max(10));
         let started = Heartbeats::start(
             period,
@@ -115,7 +115,12 @@ impl Sessions {
             }
         };
         welcomed();
-        self.serve(&mut incoming, &out).await
+        let executor = self.executor.clone();
+        // Apart, so that a network that takes nothing does not keep the agent from listening.
+        tokio::select! {
+            ended = self.listen(&mut incoming, &out) => ended,
+            ended = send_reports(executor, &out) => ended,
+        }
     }
 
     fn hello(&self) -> v1::Hello {
@@ -132,37 +137,36 @@ impl Sessions {
         }
     }
 
-    async fn serve(
+    async fn listen(
         &mut self,
         incoming: &mut Streaming<v1::ServerMessage>,
         out: &mpsc::Sender<v1::AgentMessage>,
     ) -> Ended {
-        let mut renewal = self.until_renewal();
-        let mut resend = tokio::time::interval(RESEND_INTERVAL);
-        resend.reset();
+        let mut follows = Follows::default();
+        let mut renewal = Renewal::new();
+        let mut next_look = Instant::now();
         loop {
             tokio::select! {
                 message = incoming.message() => match message {
+                    Ok(Some(v1::ServerMessage { message: Some(Answer::Renewed(renewed)) })) => {
+                        if self.renewed(&renewed) {
+                            next_look = Instant::now();
+                        }
+                    }
                     Ok(Some(message)) => {
-                        if let Some(ended) = self.take(message, out) {
+                        if let Some(ended) = self.take(message, &mut follows, out) {
                             return ended;
                         }
-                        renewal = self.until_renewal();
                     }
-                    Ok(None) => return Ended::Lost(Error::Refused("it closed the session".to_owned())),
+                    Ok(None) => return closed(),
                     Err(status) => return refused(&status),
                 },
-                () = self.executor.outgoing() => {
-                    while let Some(message) = self.executor.next_message() {
-                        if out.send(v1::AgentMessage { message: Some(message) }).await.is_err() {
-                            return Ended::Lost(Error::Refused("it closed the session".to_owned()));
-                        }
+                () = tokio::time::sleep_until(next_look.into()) => {
+                    let look = renewal.look(self.member.credentials.certificate.renew_at().since(now()));
+                    next_look = Instant::now() + look.pause;
+                    if look.ask {
+                        self.ask_for_renewal(out);
                     }
-                }
-                _ = resend.tick() => self.executor.resend(),
-                () = tokio::time::sleep(renewal) => {
-                    renewal = RENEWAL_RETRY;
-                    self.ask_for_renewal(out).await;
                 }
             }
         }
@@ -171,6 +175,7 @@ impl Sessions {
     fn take(
         &mut self,
         message: v1::ServerMessage,
+        follows: &mut Follows,
         out: &mpsc::Sender<v1::AgentMessage>,
     ) -> Option<Ended> {
         match message.message? {
@@ -178,10 +183,7 @@ impl Sessions {
             Answer::Cancel(cancel) => self.executor.stop(&cancel.tasks),
             Answer::Ack(ack) => self.executor.acknowledged(&ack.tasks),
             Answer::Recall(recall) => self.executor.recall(&recall.tasks),
-            Answer::Follow(request) => {
-                tokio::spawn(logs::follow(self.executor.clone(), request, out.clone()));
-            }
-            Answer::Renewed(renewed) => self.renewed(&renewed),
+            Answer::Follow(request) => follows.request(&self.executor, &request, out),
             Answer::Goodbye(goodbye) if goodbye.code == "removed" => return Some(Ended::Removed),
             Answer::Goodbye(goodbye) => {
                 return Some(Ended::Lost(Error::Refused(format!(
@@ -189,37 +191,61 @@ impl Sessions {
                     goodbye.code
                 ))));
             }
-            Answer::Welcome(_) => {}
+            Answer::Welcome(_) | Answer::Renewed(_) => {}
         }
         None
     }
 
-    fn until_renewal(&self) -> Duration {
-        self.member.credentials.certificate.renew_at().since(now())
-    }
-
-    async fn ask_for_renewal(&self, out: &mpsc::Sender<v1::AgentMessage>) {
+    fn ask_for_renewal(&self, out: &mpsc::Sender<v1::AgentMessage>) {
         match self.member.identity.csr() {
             Ok(csr) => {
                 let request = Message::Renew(v1::RenewRequest { csr: csr.into() });
-                let _ = out
-                    .send(v1::AgentMessage {
-                        message: Some(request),
-                    })
-                    .await;
+                // With no room in the channel it is asked for at the next look.
+                let _ = out.try_send(v1::AgentMessage {
+                    message: Some(request),
+                });
             }
             Err(error) => tracing::error!(%error, "the certificate cannot be renewed"),
         }
     }
 
-    fn renewed(&mut self, renewed: &v1::RenewResponse) {
+    /// Whether there is another certificate now.
+    fn renewed(&mut self, renewed: &v1::RenewResponse) -> bool {
         if !renewed.error.is_empty() {
-            return tracing::error!(error = renewed.error, "the certificate was not renewed");
+            tracing::error!(error = renewed.error, "the certificate was not renewed");
+            return false;
         }
         if let Err(error) = self.member.renewed(&renewed.certificate) {
             tracing::error!(%error, "the renewed certificate is not usable");
+            return false;
+        }
+        true
+    }
+}
+
+/// Sends what the executor has to tell, until the session ends.
+async fn send_reports(executor: Executor, out: &mpsc::Sender<v1::AgentMessage>) -> Ended {
+    let mut resend = tokio::time::interval(RESEND_INTERVAL);
+    // Rounds that a slow network made late must not follow each other at once.
+    resend.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        while let Some(message) = executor.next_message() {
+            let message = v1::AgentMessage {
+                message: Some(message),
+            };
+            if out.send(message).await.is_err() {
+                return closed();
+            }
+        }
+        tokio::select! {
+            () = executor.outgoing() => {}
+            _ = resend.tick() => executor.resend_unacknowledged(),
         }
     }
+}
+
+fn closed() -> Ended {
+    Ended::Lost(Error::Refused("it closed the session".to_owned()))
 }
 
 fn refused(status: &Status) -> Ended {
@@ -235,3 +261,6 @@ fn ended_by(error: Error) -> Ended {
         error => Ended::Lost(error),
     }
 }
+
+#[cfg(test)]
+mod tests;

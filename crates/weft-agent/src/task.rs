@@ -13,7 +13,7 @@ use weft_types::{
     RuntimeKind, SandboxMode,
 };
 
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, Fetched};
 
 /// What the tasks of a job have in common.
 #[derive(Debug)]
@@ -104,6 +104,13 @@ pub(crate) fn inline_op(job: &Job, payload: &Buffer) -> Option<InlineOp> {
     })
 }
 
+/// An attempt that can be run.
+pub(crate) struct Prepared {
+    pub(crate) run: TaskRun,
+    /// What it reads; kept on the node until this is dropped.
+    pub(crate) inputs: Vec<Fetched>,
+}
+
 /// Puts an attempt together, with its input fetched.
 pub(crate) async fn prepare(
     job: &Job,
@@ -111,7 +118,8 @@ pub(crate) async fn prepare(
     attempt: u32,
     payload: &Buffer,
     artifacts: &Artifacts,
-) -> Result<TaskRun, Failure> {
+) -> Result<Prepared, Failure> {
+    let mut inputs = Vec::new();
     let malformed =
         |what: &str| Failure::new(Reason::InvalidSpec, format!("{what} cannot be understood"));
     let payload = v1::TaskPayload::decode(payload.clone()).map_err(|_| malformed("the task"))?;
@@ -121,8 +129,11 @@ pub(crate) async fn prepare(
         Some(WireInput::Data(bytes)) => Input::Bytes { bytes, name },
         Some(WireInput::Blob(hash)) => {
             let hash = BlobHash::from_slice(&hash).map_err(|_| malformed("the input's hash"))?;
+            let fetched = artifacts.fetch(&hash).await?;
+            let path = fetched.path.clone();
+            inputs.push(fetched);
             Input::File {
-                path: artifacts.fetch(&hash).await?,
+                path,
                 name,
                 offset: 0,
                 length: None,
@@ -139,22 +150,24 @@ pub(crate) async fn prepare(
     let input = input.slice(payload.offset.unwrap_or(0), payload.length)?;
     let mut env = job.env.clone();
     env.extend(payload.env.clone());
-    Ok(TaskRun {
+    let run = TaskRun {
         job: job.id,
         index,
         attempt,
-        work: work(job, &payload, artifacts).await?,
+        work: work(job, &payload, artifacts, &mut inputs).await?,
         env,
         input,
         timeout: millis(payload.timeout_ms).or(job.timeout),
         resources: job.resources.clone(),
-    })
+    };
+    Ok(Prepared { run, inputs })
 }
 
 async fn work(
     job: &Job,
     payload: &v1::TaskPayload,
     artifacts: &Artifacts,
+    inputs: &mut Vec<Fetched>,
 ) -> Result<Work, Failure> {
     let args = payload
         .args
@@ -181,7 +194,9 @@ async fn work(
             let hash = job
                 .module
                 .ok_or_else(|| Failure::new(Reason::InvalidSpec, "the job has no module"))?;
-            let source = ModuleSource::File(artifacts.fetch(&hash).await?);
+            let fetched = artifacts.fetch(&hash).await?;
+            let source = ModuleSource::File(fetched.path.clone());
+            inputs.push(fetched);
             Ok(Work::Wasm {
                 module: Module { hash, source },
                 args,

@@ -1,0 +1,137 @@
+//! A node without a spawner: what would be processes are tasks that end when a test says.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Semaphore, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use weft_runtime::{Control, OpRuntime, Outcome, Probe, Runtime, Runtimes, TaskRun};
+use weft_types::{Bytes, Failure, Millicores, NodeCapacity, Reason, RuntimeKind};
+
+use super::DEADLINE;
+use crate::artifacts::Artifacts;
+use crate::capacity::Offer;
+use crate::executor::Executor;
+use crate::identity::Member;
+use crate::node::keep_connected;
+use crate::session::Sessions;
+use crate::{Config, Error};
+
+/// CPU that the node offers.
+pub(crate) const CPU_MILLICORES: u64 = 2_000;
+
+/// Takes the place of the process runtime: tasks end as permits are added.
+#[derive(Clone)]
+pub(crate) struct Gate(pub(crate) Arc<Semaphore>);
+
+#[tonic::async_trait]
+impl Runtime for Gate {
+    fn kind(&self) -> RuntimeKind {
+        RuntimeKind::Process
+    }
+
+    async fn probe(&self) -> Probe {
+        Probe::default()
+    }
+
+    async fn run(&self, task: TaskRun, control: Control) -> Outcome {
+        assert_ne!(task.job.0, 666, "a job that breaks its runtime");
+        tokio::select! {
+            permit = self.0.acquire() => {
+                permit.unwrap().forget();
+                Outcome::default()
+            }
+            () = control.cancelled() => {
+                Outcome::failed(Failure::new(Reason::Cancelled, "it was cancelled"))
+            }
+        }
+    }
+}
+
+/// A node that keeps itself connected.
+pub(crate) struct Node {
+    pub(crate) executor: Executor,
+    pub(crate) gate: Gate,
+    pub(crate) first: oneshot::Receiver<Result<(), Error>>,
+    removed: watch::Receiver<bool>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Node {
+    /// Joins, or comes back, with what is in the directory.
+    pub(crate) async fn start(dir: &Path, token: Option<String>) -> Self {
+        let config = Config {
+            token,
+            node_id: Some("n1".parse().unwrap()),
+            ..Config::new(dir.to_path_buf())
+        };
+        let member = Member::load_or_join(&config).await.unwrap();
+        let gate = Gate(Arc::new(Semaphore::new(0)));
+        let runtimes = Runtimes::new()
+            .with(Arc::new(OpRuntime))
+            .with(Arc::new(gate.clone()));
+        let capacity = NodeCapacity {
+            cpu: Millicores(CPU_MILLICORES),
+            memory: Bytes(1 << 30),
+            ..NodeCapacity::default()
+        };
+        let artifacts = Artifacts::open(&dir.join("blobs")).await.unwrap();
+        let executor = Executor::start(
+            "n1".to_owned(),
+            capacity.clone(),
+            runtimes,
+            artifacts.clone(),
+            2,
+        );
+        let executor = executor.unwrap();
+        let stop = CancellationToken::new();
+        let sessions = Sessions {
+            member,
+            offer: Offer {
+                capacity,
+                missing: Vec::new(),
+            },
+            executor: executor.clone(),
+            artifacts,
+            data_dir: dir.to_path_buf(),
+            started: Instant::now(),
+            last_epoch: 0,
+            stop: stop.clone(),
+        };
+        let (first_tell, first) = oneshot::channel();
+        let (removed_tell, removed) = watch::channel(false);
+        let task = tokio::spawn(keep_connected(sessions, first_tell, removed_tell));
+        Self {
+            executor,
+            gate,
+            first,
+            removed,
+            stop,
+            task,
+        }
+    }
+
+    /// Waits until the node knows that it was removed.
+    pub(crate) async fn removed(&mut self) {
+        let removed = self.removed.wait_for(|removed| *removed);
+        let removed = tokio::time::timeout(DEADLINE, removed).await;
+        removed.expect("it goes on").unwrap();
+    }
+
+    /// Ends it, so that its directory can be used again.
+    pub(crate) async fn shutdown(mut self) {
+        self.stop.cancel();
+        self.executor.shutdown();
+        let task = &mut self.task;
+        tokio::time::timeout(DEADLINE, task).await.unwrap().unwrap();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.executor.shutdown();
+    }
+}
