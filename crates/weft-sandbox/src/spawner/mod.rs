@@ -56,6 +56,8 @@ fn run(fd: RawFd) -> Result<(), Error> {
     if fd < 3 {
         return Err(Error::Frame("the spawner's socket is a standard stream"));
     }
+    // The agent may do without huge pages, but what is started here would inherit that.
+    let _ = rustix::thread::disable_transparent_huge_pages(false);
     // SAFETY: by contract the descriptor is the socket the agent passed, and nothing else in this process uses it.
     let mut link = Link::new(unsafe { OwnedFd::from_raw_fd(fd) });
     settle().map_err(|error| Error::System {

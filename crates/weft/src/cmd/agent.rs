@@ -11,6 +11,8 @@ use crate::output::Output;
 
 /// Runs a node until a signal ends it.
 pub async fn agent(global: &Global, args: AgentArgs, output: &Output) -> Result<(), Failed> {
+    // Huge pages would double the memory of an agent that waits; without them it only needs more.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let labels = args
         .label
         .iter()
