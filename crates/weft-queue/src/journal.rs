@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
@@ -37,7 +38,7 @@ impl Default for Options {
     }
 }
 
-/// The journal; cloning shares it. The writer ends when the last one is gone.
+/// The journal; cloning shares it. The writer ends when the last one is gone, which waits for it.
 #[derive(Clone)]
 pub struct Journal {
     shared: Arc<Shared>,
@@ -47,12 +48,19 @@ struct Shared {
     queue: Arc<Queue>,
     index: Arc<RwLock<Index>>,
     reader: Arc<Reader>,
-    _lock: File,
+    writer: Option<JoinHandle<()>>,
 }
 
 impl Drop for Shared {
+    /// Waits until all that was appended is written, so that the directory may be opened again.
     fn drop(&mut self) {
         self.queue.close();
+        let writer = self.writer.take();
+        // The last handle may be gone with a callback, which runs on the writer itself.
+        let other = writer.filter(|writer| writer.thread().id() != std::thread::current().id());
+        if let Some(writer) = other {
+            let _ = writer.join();
+        }
     }
 }
 
@@ -81,9 +89,12 @@ impl Journal {
             Arc::clone(&reader),
             Arc::clone(&queue),
         )?;
-        std::thread::Builder::new()
+        let writer = std::thread::Builder::new()
             .name("weft-journal".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                let _held_until_the_last_write = lock;
+                writer.run();
+            })
             .map_err(|error| Error::Storage(error.to_string()))?;
         Ok((
             Self {
@@ -91,7 +102,7 @@ impl Journal {
                     queue,
                     index,
                     reader,
-                    _lock: lock,
+                    writer: Some(writer),
                 }),
             },
             recovery,
