@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::fs::{self, File};
@@ -88,7 +89,7 @@ impl BlobStore {
         expected: Option<BlobHash>,
     ) -> Result<Stored, Error> {
         if let Some(hash) = expected
-            && let Some(len) = self.len(&hash).await?
+            && let Some(len) = self.touch(&hash).await?
         {
             return Ok(Stored { hash, len });
         }
@@ -232,6 +233,54 @@ impl BlobStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(storage(&path, error)),
         }
+    }
+
+    /// The size of an artifact in bytes, which counts as a use of it; `None` when it is missing.
+    ///
+    /// # Errors
+    /// When the directory cannot be read or changed.
+    pub async fn touch(&self, hash: &BlobHash) -> Result<Option<u64>, Error> {
+        let file = match self.open_file(hash).await {
+            Ok(file) => file.into_std().await,
+            Err(Error::Missing(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let touched = file.set_modified(SystemTime::now()).and(file.metadata());
+        let metadata = touched.map_err(|error| storage(&self.path(hash), error))?;
+        Ok(Some(metadata.len()))
+    }
+
+    /// The artifacts that were neither written nor touched since.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub async fn idle_since(&self, since: SystemTime) -> Result<Vec<BlobHash>, Error> {
+        let mut idle = Vec::new();
+        for stored in self.all().await? {
+            if self.is_idle_since(&stored.hash, since).await {
+                idle.push(stored.hash);
+            }
+        }
+        Ok(idle)
+    }
+
+    async fn is_idle_since(&self, hash: &BlobHash, since: SystemTime) -> bool {
+        let metadata = fs::metadata(self.path(hash)).await;
+        metadata
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|modified| modified < since)
+    }
+
+    /// Removes an artifact unless it was written or touched since; whether it is gone.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub async fn remove_idle(&self, hash: &BlobHash, since: SystemTime) -> Result<bool, Error> {
+        if !self.is_idle_since(hash, since).await {
+            return Ok(false);
+        }
+        self.remove(hash).await?;
+        Ok(true)
     }
 
     /// Removes an artifact, if it is there.
@@ -388,6 +437,32 @@ mod tests {
         store.put(b"abc").await.expect("there is room");
         assert_eq!(store.gc(|_| false).await.expect("gc"), 3);
         assert_eq!(store.used_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_used_lately_is_not_idle() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = store(dir.path()).await;
+        let (used, unused) = (store.put(b"used").await, store.put(b"unused").await);
+        let (used, unused) = (used.expect("put").hash, unused.expect("put").hash);
+        let long_ago = SystemTime::UNIX_EPOCH;
+        for hash in [used, unused] {
+            let file = std::fs::File::open(store.path(&hash)).expect("there");
+            file.set_modified(long_ago).expect("changed");
+        }
+        let since = long_ago + std::time::Duration::from_secs(60);
+        assert_eq!(store.idle_since(since).await.expect("listed").len(), 2);
+        assert_eq!(store.touch(&used).await.expect("touched"), Some(4));
+        assert_eq!(store.idle_since(since).await.expect("listed"), [unused]);
+        assert!(!store.remove_idle(&used, since).await.expect("kept"));
+        assert!(store.remove_idle(&unused, since).await.expect("removed"));
+        assert_eq!(
+            (
+                store.used_bytes(),
+                store.touch(&unused).await.expect("asked")
+            ),
+            (4, None)
+        );
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ mod dispatch;
 mod error;
 mod events;
 mod follow;
+mod garbage;
 mod listener;
 mod liveness;
 mod metrics;

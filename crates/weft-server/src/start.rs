@@ -27,7 +27,7 @@ use crate::nodes::Nodes;
 use crate::records::Records;
 use crate::session::AgentService;
 use crate::state::{ApiTokens, Server as State};
-use crate::{Config, Error, rest};
+use crate::{Config, Error, garbage, rest};
 
 /// How long the certificates of the server and of the administrator live.
 const SERVER_CERTIFICATE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -88,6 +88,10 @@ impl Server {
             )));
         }
         tasks.push(tokio::spawn(renew(Arc::clone(&state), tls, names)));
+        tasks.push(tokio::spawn(garbage::collect(
+            Arc::clone(&state),
+            config.result_ttl,
+        )));
         let advertisement = advertise(&config, &state, address);
         state.events.emit(
             clock.wall(),

@@ -484,3 +484,33 @@ fn a_cordoned_node_takes_nothing_new() {
         events.stdout
     );
 }
+
+#[test]
+fn results_and_the_artifacts_of_their_job_go_when_their_time_is_over() {
+    let cluster = Cluster::with(UpOptions {
+        nodes: 1,
+        args: vec!["--result-ttl".to_owned(), "4s".to_owned()],
+        ..UpOptions::default()
+    });
+    let input = cluster.data_dir().join("input");
+    std::fs::write(&input, "some bytes that only this test has").expect("written");
+    let input = input.display().to_string();
+    let run = ["run", "--op", "crc32c", "--each", &input, "-o", "json"];
+    let _ = cluster.weft(run).run().expect_code(0);
+    let artifacts = || {
+        let dirs = std::fs::read_dir(cluster.data_dir().join("blobs")).expect("a directory");
+        let files = dirs
+            .flatten()
+            .filter_map(|dir| std::fs::read_dir(dir.path()).ok());
+        files.map(Iterator::count).sum::<usize>()
+    };
+    assert_eq!(artifacts(), 1);
+    eventually("the artifact is gone", Duration::from_secs(30), || {
+        artifacts() == 0
+    });
+    let jobs = cluster
+        .weft(["job", "ls", "-o", "json"])
+        .run()
+        .expect_code(0);
+    assert_eq!(jobs.json(), serde_json::json!([]));
+}

@@ -57,7 +57,7 @@ pub async fn get(
     let hash = parse(&hash)?;
     let length = server
         .blobs
-        .len(&hash)
+        .touch(&hash)
         .await
         .map_err(Error::from)?
         .ok_or_else(|| missing(&hash))?;
