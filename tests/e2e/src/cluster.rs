@@ -22,6 +22,8 @@ pub struct UpOptions {
     pub args: Vec<String>,
     /// The network namespace it runs in.
     pub namespace: Option<String>,
+    /// Where its data are, unless beneath the directory of the test.
+    pub data_dir: Option<PathBuf>,
 }
 
 impl Default for UpOptions {
@@ -31,6 +33,7 @@ impl Default for UpOptions {
             listen: "127.0.0.1:0".to_owned(),
             args: Vec::new(),
             namespace: None,
+            data_dir: None,
         }
     }
 }
@@ -119,7 +122,8 @@ impl Cluster {
 
     /// The server's data directory.
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("server")
+        let chosen = self.options.data_dir.clone();
+        chosen.unwrap_or_else(|| self.dir.path().join("server"))
     }
 
     /// Path of the `admin.json`.
