@@ -11,6 +11,7 @@ mod exit;
 mod files;
 mod output;
 mod progress;
+mod service;
 
 use std::process::ExitCode;
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use weft_e2e::{
-    AgentProcess, Cluster, Namespaces, UpOptions, can_make_namespaces, eventually, eventually_some,
-    processes_with,
+    AgentProcess, Cluster, Namespaces, UpOptions, Weft, can_make_namespaces, eventually,
+    eventually_some, finish, processes_with,
 };
 
 /// Three agents in three network namespaces, the server in a fourth.
@@ -513,4 +513,33 @@ fn results_and_the_artifacts_of_their_job_go_when_their_time_is_over() {
         .run()
         .expect_code(0);
     assert_eq!(jobs.json(), serde_json::json!([]));
+}
+
+#[test]
+fn a_service_manager_is_told_when_the_server_is_ready_and_when_it_stops() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("a socket");
+    let timeout = Some(Duration::from_secs(20));
+    socket.set_read_timeout(timeout).expect("a timeout");
+    let hear = || {
+        let mut buffer = [0; 256];
+        let length = socket.recv(&mut buffer).expect("a message");
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    let data_dir = dir.path().join("server").display().to_string();
+    let args = [
+        "server",
+        "--no-mdns",
+        "--listen",
+        "127.0.0.1:0",
+        "--data-dir",
+        &data_dir,
+    ];
+    let child = Weft::new(args).env("NOTIFY_SOCKET", &path).spawn();
+    assert_eq!(hear(), "READY=1");
+    // SAFETY: kill has no memory preconditions; the child is ours and not yet waited for.
+    unsafe { libc::kill(child.id().cast_signed(), libc::SIGTERM) };
+    assert_eq!(hear(), "STOPPING=1");
+    let _ = finish(child, Duration::from_secs(20), "weft server").expect_code(0);
 }

@@ -8,6 +8,7 @@ use crate::cluster::could_not;
 use crate::config::default_agent_dir;
 use crate::exit::Failed;
 use crate::output::Output;
+use crate::service;
 
 /// Runs a node until a signal ends it.
 pub async fn agent(global: &Global, args: AgentArgs, output: &Output) -> Result<(), Failed> {
@@ -41,10 +42,12 @@ pub async fn agent(global: &Global, args: AgentArgs, output: &Output) -> Result<
         "{} is part of the cluster; Ctrl-C stops it",
         agent.id()
     ));
+    service::ready();
     let ended = tokio::select! {
         ended = agent.ended() => Some(ended),
         () = &mut stop => None,
     };
+    service::stopping();
     agent.shutdown().await;
     match ended {
         Some(error) => Err(could_not("the agent", &error)),

@@ -11,6 +11,7 @@ use crate::cluster::{Cluster, could_not};
 use crate::config::{self, ServerSettings};
 use crate::exit::Failed;
 use crate::output::Output;
+use crate::service;
 
 /// Where a server listens unless told otherwise.
 const DEFAULT_LISTEN: &str = "0.0.0.0:7700";
@@ -21,7 +22,9 @@ pub async fn up(global: &Global, args: UpArgs, output: &Output) -> Result<(), Fa
     let stop = stop_signal()?;
     let cluster = Cluster::start(config, args.nodes).await?;
     announce(&cluster, args.nodes, output).await?;
+    service::ready();
     stop.await;
+    service::stopping();
     output.note("stopping");
     cluster.shutdown().await;
     Ok(())
@@ -33,7 +36,9 @@ pub async fn server(global: &Global, args: ServerArgs, output: &Output) -> Resul
     let stop = stop_signal()?;
     let cluster = Cluster::start(config, 0).await?;
     announce(&cluster, 0, output).await?;
+    service::ready();
     stop.await;
+    service::stopping();
     output.note("stopping");
     cluster.shutdown().await;
     Ok(())
