@@ -19,6 +19,7 @@ mod dispatch;
 mod error;
 mod events;
 mod follow;
+mod grpc;
 mod listener;
 mod liveness;
 mod metrics;
@@ -29,6 +30,7 @@ mod rest;
 mod session;
 mod start;
 mod state;
+mod watch;
 
 pub use config::Config;
 pub use error::Error;

@@ -365,6 +365,11 @@ impl Cursor {
         Some(())
     }
 
+    /// The error of a job that was forgotten.
+    pub fn gone(&self) -> ApiError {
+        jobs::unknown(self.job).into()
+    }
+
     /// Waits for news, or for the end of the client's patience.
     pub async fn wait(&mut self) {
         let deadline = self.deadline;

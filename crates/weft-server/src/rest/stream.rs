@@ -5,12 +5,15 @@
 //! job exists, and its tasks run, once the last one is on disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use weft_api::MAX_BODY_BYTES;
-use weft_types::{FieldError, JobId, MAX_TASKS_PER_JOB, TaskSpec, Workload, parse_json};
+use weft_api::{MAX_BODY_BYTES, Problem};
+use weft_types::{
+    FieldError, JobId, MAX_TASKS_PER_JOB, Reason, TaskSpec, Workload, parse_json,
+};
 
 use super::problem::ApiError;
 use super::submit::{at_task, encode_task, new_job};
@@ -20,6 +23,8 @@ use crate::state::Server;
 /// How many tasks, and about how many bytes of them, are written at once.
 const CHUNK_TASKS: usize = 4_096;
 const CHUNK_BYTES: usize = 1 << 20;
+/// The longest pause of a client between two tasks.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
 
 /// Where a streamed job comes from.
 pub(crate) trait Source: Send {
@@ -33,6 +38,21 @@ pub(crate) trait Source: Send {
     ) -> impl Future<Output = Result<Option<TaskSpec>, ApiError>> + Send;
 }
 
+/// A client that pauses for too long holds up nothing.
+async fn in_time<T>(read: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(MAX_PAUSE, read).await {
+        Ok(read) => read,
+        Err(_) => Err(Problem::new(
+            408,
+            "stream-stalled",
+            Reason::Timeout,
+            format!("nothing came for {} s", MAX_PAUSE.as_secs()),
+        )
+        .with_next("send the job again, without pauses")
+        .into()),
+    }
+}
+
 /// Reads a stream into a job.
 ///
 /// # Errors
@@ -41,7 +61,7 @@ pub(crate) async fn accept(
     server: &Arc<Server>,
     mut source: impl Source,
 ) -> Result<JobId, ApiError> {
-    let workload = source.job().await?;
+    let workload = in_time(source.job()).await?;
     if !workload.tasks.is_empty() || workload.inputs.is_some() {
         return Err(FieldError::new("tasks", "the tasks of a stream come after its job").into());
     }
@@ -90,7 +110,7 @@ async fn read_tasks(
     let (mut written, mut size) = (0u32, 0);
     loop {
         let index = written as usize + chunk.len();
-        let Some(task) = source.task(index).await? else {
+        let Some(task) = in_time(source.task(index)).await? else {
             break;
         };
         if index as u64 >= MAX_TASKS_PER_JOB {
