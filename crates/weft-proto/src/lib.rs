@@ -1,7 +1,7 @@
-//! Protobuf messages and gRPC services between agents and servers.
+//! Protobuf messages and gRPC services: between agents and servers, and for clients.
 //!
-//! The messages are generated from `proto/weft/v1/agent.proto`, which is the reference. This
-//! crate adds only conversions between messages and the types of `weft-types`; it opens no
+//! The messages are generated from `proto/weft/v1/agent.proto` and `api.proto`, which are the
+//! reference. This crate adds only conversions between messages and the types of `weft-types`; it opens no
 //! connection and decides nothing.
 
 mod convert;
@@ -10,6 +10,15 @@ mod convert;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod v1 {
     tonic::include_proto!("weft.v1");
+}
+
+/// Version 1 of the interface for clients.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod api {
+    include!(concat!(env!("OUT_DIR"), "/api/weft.v1.rs"));
+
+    /// The interface as an encoded `FileDescriptorSet`.
+    pub const DESCRIPTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/api.bin"));
 }
 
 pub use convert::{InvalidMessage, capacity_from_proto, capacity_to_proto, job_spec, task_payload};

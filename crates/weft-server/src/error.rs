@@ -131,7 +131,6 @@ impl Error {
             Self::Dispatch(weft_core::Error::Full { retry_after_ms, .. }) => {
                 Some(retry_after_ms.div_ceil(1000).max(1))
             }
-            Self::Stopping => Some(1),
             _ => None,
         }
     }

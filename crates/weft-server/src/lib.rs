@@ -20,6 +20,7 @@ mod error;
 mod events;
 mod follow;
 mod garbage;
+mod grpc;
 mod listener;
 mod liveness;
 mod metrics;
@@ -30,6 +31,7 @@ mod rest;
 mod session;
 mod start;
 mod state;
+mod watch;
 
 pub use config::Config;
 pub use error::Error;

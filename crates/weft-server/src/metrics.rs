@@ -33,6 +33,52 @@ struct NamespaceLabel {
     namespace: String,
 }
 
+/// A door of the interface.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub enum Door {
+    /// REST and JSON.
+    Rest,
+    /// gRPC.
+    Grpc,
+    /// WebSocket.
+    WebSocket,
+}
+
+impl Door {
+    const ALL: [Self; 3] = [Self::Rest, Self::Grpc, Self::WebSocket];
+
+    fn label(self) -> DoorLabel {
+        let door = match self {
+            Self::Rest => "rest",
+            Self::Grpc => "grpc",
+            Self::WebSocket => "websocket",
+        };
+        DoorLabel { door }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DoorLabel {
+    door: &'static str,
+}
+
+/// Counts something for as long as it lives.
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// The figures that are counted as things happen.
 pub struct Metrics {
     registry: Registry,
@@ -54,6 +100,8 @@ pub struct Metrics {
     sessions: Gauge,
     queued: Family<NamespaceLabel, Gauge<i64>>,
     nodes: Family<StateLabel, Gauge<i64>>,
+    subscriptions: Family<DoorLabel, Gauge>,
+    websockets: Gauge,
 }
 
 impl Default for Metrics {
@@ -82,7 +130,12 @@ impl Metrics {
             sessions: Gauge::default(),
             queued: Family::default(),
             nodes: Family::default(),
+            subscriptions: Family::default(),
+            websockets: Gauge::default(),
         };
+        for door in Door::ALL {
+            metrics.subscriptions.get_or_create(&door.label()).set(0);
+        }
         metrics.register();
         metrics
     }
@@ -144,6 +197,26 @@ impl Metrics {
             self.queued.clone(),
         );
         registry.register("nodes", "Nodes by state", self.nodes.clone());
+        registry.register(
+            "subscriptions",
+            "Clients that follow a job, results or events, by door",
+            self.subscriptions.clone(),
+        );
+        registry.register(
+            "websocket_connections",
+            "Open WebSocket connections",
+            self.websockets.clone(),
+        );
+    }
+
+    /// Counts a client that follows something at a door, until the returned value is dropped.
+    pub fn subscription(&self, door: Door) -> Counted {
+        Counted::new(self.subscriptions.get_or_create(&door.label()).clone())
+    }
+
+    /// Counts a WebSocket connection, until the returned value is dropped.
+    pub fn websocket(&self) -> Counted {
+        Counted::new(self.websockets.clone())
     }
 
     /// Counts a reported attempt.

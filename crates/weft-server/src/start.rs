@@ -27,7 +27,7 @@ use crate::nodes::Nodes;
 use crate::records::Records;
 use crate::session::AgentService;
 use crate::state::{ApiTokens, Server as State};
-use crate::{Config, Error, garbage, rest};
+use crate::{Config, Error, garbage, grpc, rest};
 
 /// How long the certificates of the server and of the administrator live.
 const SERVER_CERTIFICATE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -70,7 +70,7 @@ impl Server {
             open(&config, clock, Arc::clone(&authority), records, id, address).await?;
         let admin_file = write_admin_file(&config.data_dir, &state, address).await?;
 
-        let router = router(&state);
+        let router = router(&state)?;
         let security = Security::Tls(Arc::clone(&tls), authority.cluster().clone());
         tasks.push(tokio::spawn(serve(
             listener,
@@ -221,11 +221,13 @@ async fn open(
     Ok((state, vec![written]))
 }
 
-fn router(state: &Arc<State>) -> axum::Router {
+fn router(state: &Arc<State>) -> Result<axum::Router, Error> {
     let agents = AgentServer::new(AgentService::new(Arc::clone(state)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    rest::router(Arc::clone(state)).route_service("/weft.v1.Agent/{*method}", agents)
+    Ok(rest::router(Arc::clone(state))
+        .merge(grpc::router(state)?)
+        .route_service("/weft.v1.Agent/{*method}", agents))
 }
 
 fn make_private_dir(dir: &Path) -> Result<(), Error> {

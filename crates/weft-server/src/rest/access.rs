@@ -1,7 +1,7 @@
 //! Who may use the interface.
 
-use axum::extract::{Request, State};
-use axum::http::header;
+use axum::extract::State;
+use axum::http::{HeaderMap, Request, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use std::sync::Arc;
@@ -11,13 +11,22 @@ use super::problem::ApiError;
 use crate::listener::Peer;
 use crate::state::Server;
 
-/// Lets administrators pass: by client certificate, by bearer token, or on the loopback listener
-/// that was opened without protection.
+/// Lets administrators pass.
 pub async fn require_admin(
     State(server): State<Arc<Server>>,
-    request: Request,
+    request: axum::extract::Request,
     next: Next,
 ) -> Result<Response, ApiError> {
+    admit(&server, &request)?;
+    Ok(next.run(request).await)
+}
+
+/// Whether a request comes from an administrator, at whatever door: by client certificate, by
+/// bearer token, or on the loopback listener that was opened without protection.
+///
+/// # Errors
+/// When it does not.
+pub(crate) fn admit<B>(server: &Server, request: &Request<B>) -> Result<(), ApiError> {
     let peer = request
         .extensions()
         .get::<Peer>()
@@ -25,25 +34,21 @@ pub async fn require_admin(
     let allowed = match &peer.identity {
         Some(Identity::User(_)) => true,
         _ if peer.insecure => true,
-        identity => match bearer(&request) {
+        identity => match bearer(request.headers()) {
             Some(token) => server.api_tokens.accepts(&token, server.clock.wall()),
             None if identity.is_some() => return Err(ApiError::forbidden("this certificate")),
             None => false,
         },
     };
     if allowed {
-        Ok(next.run(request).await)
+        Ok(())
     } else {
         Err(ApiError::unauthenticated())
     }
 }
 
-fn bearer(request: &Request) -> Option<ApiToken> {
-    let value = request
-        .headers()
-        .get(header::AUTHORIZATION)?
-        .to_str()
-        .ok()?;
+fn bearer(headers: &HeaderMap) -> Option<ApiToken> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme
         .eq_ignore_ascii_case("bearer")

@@ -1,5 +1,6 @@
 //! Events: a page of them, or a stream of server-sent events.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,12 +10,14 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
+use futures::{Stream, StreamExt};
 use serde::Deserialize;
 use weft_api::{EventView, Page};
 
 use super::App;
 use super::page::Params;
 use super::problem::ApiError;
+use crate::metrics::Door;
 use crate::state::Server;
 
 /// How many events are taken at once.
@@ -23,15 +26,16 @@ const BATCH: usize = 256;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Which events.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EventParams {
-    since: Option<u64>,
-    follow: Option<bool>,
+    pub since: Option<u64>,
+    /// Whether to go on with what happens later; so unless it is `false`.
+    pub follow: Option<bool>,
     /// Only events whose type begins with this, with or without `weft.`.
     #[serde(rename = "type")]
-    kind: Option<String>,
-    subject: Option<String>,
+    pub kind: Option<String>,
+    pub subject: Option<String>,
 }
 
 impl EventParams {
@@ -66,7 +70,12 @@ pub async fn events(
         .and_then(|accept| accept.to_str().ok())
         .unwrap_or_default();
     if accept.contains("text/event-stream") {
-        let stream = follow(server, params);
+        let stream = follow(server, params, Door::Rest).filter_map(|event| async move {
+            let sse = Event::default()
+                .id(event.id.clone())
+                .event(event.kind.clone());
+            sse.json_data(&event).ok().map(Ok::<_, Infallible>)
+        });
         return Ok(Sse::new(stream)
             .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
             .into_response());
@@ -80,31 +89,30 @@ pub async fn events(
     Ok(Json(Page { items, next }).into_response())
 }
 
-fn follow(
+/// Events as they happen, until the server stops.
+pub(crate) fn follow(
     server: Arc<Server>,
     params: EventParams,
-) -> impl futures::Stream<Item = Result<Event, Infallible>> {
+    door: Door,
+) -> impl Stream<Item = EventView> + Send {
+    let subscription = server.metrics.subscription(door);
     let newest = server.events.subscribe();
     let goes_on = params.follow.unwrap_or(true);
     let state = (
         server,
         params,
         newest,
-        std::collections::VecDeque::<EventView>::new(),
+        VecDeque::<EventView>::new(),
+        subscription,
     );
     futures::stream::unfold(
         state,
-        move |(server, mut params, mut newest, mut ready)| async move {
+        move |(server, mut params, mut newest, mut ready, subscription)| async move {
             loop {
                 while let Some(event) = ready.pop_front() {
                     params.since = Some(event.seq);
-                    if params.wants(&event)
-                        && let Ok(sse) = Event::default()
-                            .id(event.id.clone())
-                            .event(event.kind.clone())
-                            .json_data(&event)
-                    {
-                        return Some((Ok(sse), (server, params, newest, ready)));
+                    if params.wants(&event) {
+                        return Some((event, (server, params, newest, ready, subscription)));
                     }
                 }
                 newest.mark_unchanged();

@@ -29,6 +29,14 @@ pub async fn list(
     State(server): App,
     Params(params): Params<PageParams>,
 ) -> Result<Json<Page<JobView>>, ApiError> {
+    newest(&server, &params).await.map(Json)
+}
+
+/// A page of jobs, newest first.
+pub(crate) async fn newest(
+    server: &Server,
+    params: &PageParams,
+) -> Result<Page<JobView>, ApiError> {
     let before = JobId(params.cursor_number()?.unwrap_or(u64::MAX));
     let limit = params.limit();
     let stats = server
@@ -47,10 +55,10 @@ pub async fn list(
     let mut items = Vec::with_capacity(stats.len());
     for stats in stats {
         let mut view = stats.view();
-        view.why = job_why(&server, &view).await;
+        view.why = job_why(server, &view).await;
         items.push(view);
     }
-    Ok(Json(Page { items, next }))
+    Ok(Page { items, next })
 }
 
 /// `GET /v1/jobs/{id}`: with `wait`, once it is final or the wait is over.
@@ -66,7 +74,7 @@ pub async fn show(
 }
 
 /// A job, once it is final or the wait is over.
-pub(super) async fn waited(
+pub(crate) async fn waited(
     server: &Server,
     id: JobId,
     wait: Duration,
@@ -87,7 +95,7 @@ pub(super) async fn waited(
     }
 }
 
-pub(super) async fn view(server: &Server, id: JobId) -> Result<JobView, ApiError> {
+pub(crate) async fn view(server: &Server, id: JobId) -> Result<JobView, ApiError> {
     let stats = server.dispatcher.ask(move |shell| shell.stats(id)).await?;
     stats
         .map(|stats| stats.view())
@@ -102,7 +110,7 @@ pub(super) fn unknown(id: JobId) -> Error {
 }
 
 /// Why a job waits or failed: of a failed one, its first bad task.
-async fn job_why(server: &Server, view: &JobView) -> Option<WhyView> {
+pub(crate) async fn job_why(server: &Server, view: &JobView) -> Option<WhyView> {
     match view.state {
         JobState::Queued | JobState::Running if view.tasks.queued > 0 => {
             super::explain::waiting(server, view.id).await
@@ -208,6 +216,17 @@ pub async fn remove(State(server): App, Path(id): Path<String>) -> Result<Status
 /// `POST /v1/jobs/{id}/retry`: queues failed and dead tasks again.
 pub async fn retry(State(server): App, Path(id): Path<String>) -> Result<Json<JobView>, ApiError> {
     let id = job_id(&id)?;
+    requeued(&server, id).await.map(Json)
+}
+
+/// A job whose failed and dead tasks were queued again.
+pub(crate) async fn requeued(server: &Server, id: JobId) -> Result<JobView, ApiError> {
     server.dispatcher.requeue(id).await?;
-    Ok(Json(view(&server, id).await?))
+    view(server, id).await
+}
+
+/// A job that was cancelled; one that has ended stays as it is.
+pub(crate) async fn cancelled(server: &Server, id: JobId) -> Result<JobView, ApiError> {
+    server.dispatcher.cancel(id).await?;
+    waited(server, id, Duration::ZERO).await
 }

@@ -3,21 +3,21 @@
 //! Handlers parse, ask one part of the server and answer; they decide nothing. Every refusal is
 //! a problem document ([`problem::ApiError`]).
 
-mod access;
+pub(crate) mod access;
 mod blobs;
-mod events;
+pub(crate) mod events;
 mod explain;
 mod health;
-mod jobs;
+pub(crate) mod jobs;
 mod logs;
-mod nodes;
+pub(crate) mod nodes;
 mod openapi;
-mod page;
-mod problem;
-mod results;
+pub(crate) mod page;
+pub(crate) mod problem;
+pub(crate) mod results;
 mod scheduler;
-mod stream;
-mod submit;
+pub(crate) mod stream;
+pub(crate) mod submit;
 mod tokens;
 
 use std::sync::Arc;

@@ -15,6 +15,11 @@ use crate::state::Server;
 
 /// `GET /v1/nodes`.
 pub async fn list(State(server): App, Params(params): Params<PageParams>) -> Json<Page<NodeView>> {
+    Json(page(&server, &params))
+}
+
+/// A page of nodes, by id.
+pub(crate) fn page(server: &Server, params: &PageParams) -> Page<NodeView> {
     let after = params.cursor.clone().unwrap_or_default();
     let mut items: Vec<NodeView> = server
         .nodes
@@ -25,7 +30,7 @@ pub async fn list(State(server): App, Params(params): Params<PageParams>) -> Jso
     let more = items.len() > params.limit();
     items.truncate(params.limit());
     let next = items.last().filter(|_| more).map(|node| node.id.clone());
-    Json(Page { items, next })
+    Page { items, next }
 }
 
 /// `GET /v1/nodes/{id}`.

@@ -15,7 +15,7 @@ const MAX_PAGE_ENTRIES: usize = 1_000;
 /// How many entries a page has unless the client says otherwise.
 const DEFAULT_PAGE_ENTRIES: usize = 100;
 /// The longest a request may wait.
-const MAX_WAIT: Duration = Duration::from_secs(600);
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(600);
 
 /// Query parameters; an unknown or malformed one is refused with its name.
 pub struct Params<T>(pub T);
@@ -34,7 +34,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PageParams {
-    limit: Option<usize>,
+    pub limit: Option<usize>,
     pub cursor: Option<String>,
     /// Only tasks in this state.
     pub state: Option<weft_types::TaskState>,

@@ -70,6 +70,29 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// What the client is told.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
+    /// After how many seconds it may try again, when that is known.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        self.retry_after_s
+    }
+
+    /// The server stops; another one, or the same one later, goes on.
+    pub fn stopping() -> Self {
+        Self {
+            problem: Box::new(
+                Problem::new(503, "stopping", Reason::Internal, "the server is stopping")
+                    .with_next("connect again"),
+            ),
+            retry_after_s: Some(1),
+        }
+    }
+}
+
 impl From<Problem> for ApiError {
     fn from(problem: Problem) -> Self {
         Self {
@@ -87,6 +110,9 @@ impl From<FieldError> for ApiError {
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
+        if let Error::Stopping = &error {
+            return Self::stopping();
+        }
         if let Some(retry_after_s) = error.retry_after_s() {
             return Self::too_many(error.to_string(), retry_after_s);
         }

@@ -20,6 +20,7 @@ use super::page::{PageParams, Params, job_id, wait};
 use super::problem::ApiError;
 use super::{App, jobs};
 use crate::dispatch::{JobStats, unpack_state};
+use crate::metrics::{Counted, Door};
 use crate::outcome::{result_view, why};
 use crate::state::Server;
 
@@ -44,20 +45,15 @@ pub async fn stream(
     Params(params): Params<ResultParams>,
 ) -> Result<Response, ApiError> {
     let id = job_id(&id)?;
-    let in_order = match params.order.as_deref() {
-        None | Some("finish") => false,
-        Some("task") => true,
-        Some(other) => {
-            return Err(
-                FieldError::new("order", format!("{other:?} is neither finish nor task")).into(),
-            );
-        }
+    let in_order = is_in_order(params.order.as_deref())?;
+    let wanted = Wanted {
+        in_order,
+        deadline: Some(Instant::now() + wait(params.wait.as_deref())?),
+        seen: Vec::new(),
     };
-    let deadline = Instant::now() + wait(params.wait.as_deref())?;
-    let cursor = Cursor::open(server, id, in_order, deadline).await?;
+    let cursor = Cursor::open(server, id, wanted, Door::Rest).await?;
     let chunks = futures::stream::unfold(cursor, |mut cursor| async move {
-        cursor
-            .chunk()
+        chunk(&mut cursor)
             .await
             .map(|chunk| (Ok::<_, std::convert::Infallible>(chunk), cursor))
     });
@@ -66,6 +62,41 @@ pub async fn stream(
         Body::from_stream(chunks),
     )
         .into_response())
+}
+
+/// Whether results are wanted by number rather than as they end.
+///
+/// # Errors
+/// When it is neither of the two words.
+pub(crate) fn is_in_order(order: Option<&str>) -> Result<bool, FieldError> {
+    match order {
+        None | Some("finish") => Ok(false),
+        Some("task") => Ok(true),
+        Some(other) => Err(FieldError::new(
+            "order",
+            format!("{other:?} is neither finish nor task"),
+        )),
+    }
+}
+
+/// The next lines; `None` when there will be no more.
+async fn chunk(cursor: &mut Cursor) -> Option<Bytes> {
+    let mut chunk = BytesMut::new();
+    loop {
+        match cursor.next().await {
+            Next::Result(view) => {
+                serde_json::to_writer((&mut chunk).writer(), &*view).ok()?;
+                chunk.put_u8(b'\n');
+                if chunk.len() >= CHUNK_BYTES {
+                    return Some(chunk.freeze());
+                }
+            }
+            // What is there goes out before waiting for more.
+            Next::Idle | Next::End(_) if !chunk.is_empty() => return Some(chunk.freeze()),
+            Next::Idle => cursor.wait().await,
+            Next::End(_) => return None,
+        }
+    }
 }
 
 /// `GET /v1/results/{id}`: one page of results that are there.
@@ -187,70 +218,114 @@ impl Files {
     }
 }
 
+/// Which results a client wants, and for how long it waits for them.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// By number, not as tasks end.
+    pub in_order: bool,
+    /// When to stop waiting for tasks that have not ended; `None` waits for all.
+    pub deadline: Option<Instant>,
+    /// First and last numbers of tasks whose results the client has.
+    pub seen: Vec<[u32; 2]>,
+}
+
+/// What a stream of results has next.
+pub(crate) enum Next {
+    /// A result.
+    Result(Box<ResultView>),
+    /// Nothing now: [`Cursor::wait`] for more.
+    Idle,
+    /// Nothing more.
+    End(End),
+}
+
+/// Why a stream of results ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    /// Every result was sent.
+    Complete,
+    /// The client did not want to wait longer.
+    WaitOver,
+    /// The job was forgotten.
+    Gone,
+    /// The server stops.
+    Stopping,
+}
+
 /// Where a stream of results is.
-struct Cursor {
+pub(crate) struct Cursor {
     server: Arc<Server>,
     files: Files,
     job: JobId,
     total: u32,
     in_order: bool,
-    deadline: Instant,
+    deadline: Option<Instant>,
     news: crate::dispatch::JobNews,
     /// The first task that was not sent.
     next: u32,
-    /// Tasks after `next` that were sent, when they come as they end.
+    /// Tasks after `next` that were sent, when they come as they end or the client has some.
     sent: SentTasks,
     ready: VecDeque<Final>,
+    ended: Option<End>,
+    _counted: Counted,
 }
 
 impl Cursor {
-    async fn open(
+    /// Begins to read a job's results.
+    ///
+    /// # Errors
+    /// When the job is not known or `seen` does not fit it.
+    pub async fn open(
         server: Arc<Server>,
         job: JobId,
-        in_order: bool,
-        deadline: Instant,
+        wanted: Wanted,
+        door: Door,
     ) -> Result<Self, ApiError> {
         let news = server.dispatcher.watch(job);
         let stats = stats(&server, job).await?;
         let total = u32::try_from(stats.counts.total).unwrap_or(u32::MAX);
         let files = Files::of(&server, &stats);
-        let sent = SentTasks::new(if in_order { 0 } else { total });
+        let needs_bits = !wanted.in_order || !wanted.seen.is_empty();
+        let mut sent = SentTasks::new(if needs_bits { total } else { 0 });
+        sent.insert_ranges(&wanted.seen, total)?;
+        let counted = server.metrics.subscription(door);
         Ok(Self {
             server,
             files,
             job,
             total,
-            in_order,
-            deadline,
+            in_order: wanted.in_order,
+            deadline: wanted.deadline,
             news,
             next: 0,
             sent,
             ready: VecDeque::new(),
+            ended: None,
+            _counted: counted,
         })
     }
 
-    /// The next lines; `None` when all were sent or the wait is over.
-    async fn chunk(&mut self) -> Option<Bytes> {
-        let mut chunk = BytesMut::new();
+    /// The next result, if one is there.
+    pub async fn next(&mut self) -> Next {
         loop {
-            while let Some(task) = self.ready.pop_front() {
-                let view = self.files.view(task).await?;
-                serde_json::to_writer((&mut chunk).writer(), &view).ok()?;
-                chunk.put_u8(b'\n');
-                if chunk.len() >= CHUNK_BYTES {
-                    return Some(chunk.freeze());
+            if let Some(task) = self.ready.pop_front() {
+                match self.files.view(task).await {
+                    Some(view) => return Next::Result(Box::new(view)),
+                    None => self.ended = Some(End::Gone),
                 }
+            }
+            if let Some(end) = self.ended {
+                return Next::End(end);
             }
             if self.next >= self.total {
-                return Some(chunk.freeze()).filter(|chunk| !chunk.is_empty());
+                return Next::End(End::Complete);
             }
-            self.look().await?;
-            if self.ready.is_empty() {
-                // What is there goes out before waiting for more.
-                if !chunk.is_empty() {
-                    return Some(chunk.freeze());
-                }
-                self.wait().await?;
+            let before = self.next;
+            if self.look().await.is_none() {
+                return Next::End(End::Stopping);
+            }
+            if self.ready.is_empty() && self.next == before {
+                return Next::Idle;
             }
         }
     }
@@ -266,7 +341,9 @@ impl Cursor {
                     break;
                 }
                 self.next += 1;
-                self.ready.push_back(task);
+                if !self.sent.contains(task.task) {
+                    self.ready.push_back(task);
+                }
             }
             return Some(());
         }
@@ -288,21 +365,36 @@ impl Cursor {
         Some(())
     }
 
-    /// Waits for news; `None` when the wait is over.
-    async fn wait(&mut self) -> Option<()> {
+    /// The error of a job that was forgotten.
+    pub fn gone(&self) -> ApiError {
+        jobs::unknown(self.job).into()
+    }
+
+    /// Waits for news, or for the end of the client's patience.
+    pub async fn wait(&mut self) {
+        let deadline = self.deadline;
+        let patience = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = self.news.changed() => {}
-            () = tokio::time::sleep_until(self.deadline) => return None,
-            () = self.server.stopping.cancelled() => return None,
+            () = patience => return self.ended = Some(End::WaitOver),
+            () = self.server.stopping.cancelled() => return self.ended = Some(End::Stopping),
         }
-        // A job that was forgotten meanwhile has no more results.
         let job = self.job;
-        self.server
+        let known = self
+            .server
             .dispatcher
-            .ask(move |shell| shell.machine().job_state(job))
-            .await
-            .ok()?
-            .map(drop)
+            .ask(move |shell| shell.machine().job_state(job).is_some())
+            .await;
+        match known {
+            Ok(true) => {}
+            Ok(false) => self.ended = Some(End::Gone),
+            Err(_) => self.ended = Some(End::Stopping),
+        }
     }
 }
 
@@ -320,6 +412,25 @@ impl SentTasks {
             .is_some_and(|word| word & (1 << (task % 64)) != 0)
     }
 
+    /// Adds ranges of task numbers, each with its last one.
+    fn insert_ranges(&mut self, ranges: &[[u32; 2]], total: u32) -> Result<(), FieldError> {
+        let mut least = 0;
+        for (index, [first, last]) in ranges.iter().enumerate() {
+            // Ascending, so that the work is bounded by the number of tasks.
+            if first > last || *first < least || *last >= total {
+                return Err(FieldError::new(
+                    format!("seen[{index}]"),
+                    format!("not first and last of task numbers below {total}, in ascending order"),
+                ));
+            }
+            for task in *first..=*last {
+                self.insert(task);
+            }
+            least = last.saturating_add(1);
+        }
+        Ok(())
+    }
+
     /// Whether it was not there before.
     fn insert(&mut self, task: u32) -> bool {
         let Some(word) = self.0.get_mut(task as usize / 64) else {
@@ -329,5 +440,26 @@ impl SentTasks {
         let fresh = *word & bit == 0;
         *word |= bit;
         fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_seen_tasks_are_ascending_and_within_the_job() {
+        let mut sent = SentTasks::new(100);
+        sent.insert_ranges(&[[0, 0], [2, 63], [64, 99]], 100).unwrap();
+        assert!(!sent.contains(1) && sent.contains(0) && sent.contains(99));
+        for (bad, path) in [
+            (vec![[3, 2]], "seen[0]"),
+            (vec![[0, 100]], "seen[0]"),
+            (vec![[0, 5], [5, 6]], "seen[1]"),
+            (vec![[7, u32::MAX]], "seen[0]"),
+        ] {
+            let error = SentTasks::new(100).insert_ranges(&bad, 100).unwrap_err();
+            assert_eq!(error.path, path, "{bad:?}");
+        }
     }
 }

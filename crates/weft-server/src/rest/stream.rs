@@ -1,15 +1,19 @@
-//! A job whose tasks come as NDJSON: the first line is the job, each further one a task.
+//! A job whose tasks come one by one. As NDJSON: the first line is the job, each further one a
+//! task.
 //!
-//! The body is never held as a whole: tasks go into the journal in chunks as they are read. The
-//! job exists, and its tasks run, once the last line is on disk.
+//! The stream is never held as a whole: tasks go into the journal in chunks as they are read. The
+//! job exists, and its tasks run, once the last one is on disk.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use weft_api::MAX_BODY_BYTES;
-use weft_types::{FieldError, JobId, MAX_TASKS_PER_JOB, TaskSpec, Workload, parse_json};
+use weft_api::{MAX_BODY_BYTES, Problem};
+use weft_types::{
+    FieldError, JobId, MAX_TASKS_PER_JOB, Reason, TaskSpec, Workload, parse_json,
+};
 
 use super::problem::ApiError;
 use super::submit::{at_task, encode_task, new_job};
@@ -19,39 +23,84 @@ use crate::state::Server;
 /// How many tasks, and about how many bytes of them, are written at once.
 const CHUNK_TASKS: usize = 4_096;
 const CHUNK_BYTES: usize = 1 << 20;
+/// The longest pause of a client between two tasks.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// Where a streamed job comes from.
+pub(crate) trait Source: Send {
+    /// The job, without its tasks; asked for once, first.
+    fn job(&mut self) -> impl Future<Output = Result<Workload, ApiError>> + Send;
+
+    /// The next task; `index` is its number, for errors.
+    fn task(
+        &mut self,
+        index: usize,
+    ) -> impl Future<Output = Result<Option<TaskSpec>, ApiError>> + Send;
+}
+
+/// A client that pauses for too long holds up nothing.
+async fn in_time<T>(read: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+    match tokio::time::timeout(MAX_PAUSE, read).await {
+        Ok(read) => read,
+        Err(_) => Err(Problem::new(
+            408,
+            "stream-stalled",
+            Reason::Timeout,
+            format!("nothing came for {} s", MAX_PAUSE.as_secs()),
+        )
+        .with_next("send the job again, without pauses")
+        .into()),
+    }
+}
 
 /// Reads a stream into a job.
-pub(super) async fn submit(server: &Arc<Server>, body: Body) -> Result<JobId, ApiError> {
-    let mut lines = Lines::new(body);
-    let first = lines
-        .next()
-        .await?
-        .ok_or_else(|| FieldError::new("", "the stream is empty"))?;
-    let workload: Workload = parse_json(&first)?;
+///
+/// # Errors
+/// The first field that is refused, or when the stream breaks off or the queue or the disk is full.
+pub(crate) async fn accept(
+    server: &Arc<Server>,
+    mut source: impl Source,
+) -> Result<JobId, ApiError> {
+    let workload = in_time(source.job()).await?;
     if !workload.tasks.is_empty() || workload.inputs.is_some() {
-        return Err(FieldError::new("tasks", "the tasks of a stream are its further lines").into());
+        return Err(FieldError::new("tasks", "the tasks of a stream come after its job").into());
     }
     workload.check()?;
     let mut job = new_job(&workload, 0)?;
     job.submission.id = server.dispatcher.open(0).await?;
-    match read_tasks(server, &mut lines, &workload, &job).await {
-        Ok(tasks) => {
-            job.submission.tasks = tasks;
-            let id = job.submission.id;
-            server.dispatcher.opened(job).await?;
-            Ok(id)
+    let mut open = Open {
+        server: Arc::clone(server),
+        id: job.submission.id,
+        is_complete: false,
+    };
+    job.submission.tasks = read_tasks(server, &mut source, &workload, &job).await?;
+    server.dispatcher.opened(job).await?;
+    open.is_complete = true;
+    Ok(open.id)
+}
+
+/// A job that is being streamed. One that is dropped before it is complete, because of an error or
+/// because the client went away, leaves nothing behind.
+struct Open {
+    server: Arc<Server>,
+    id: JobId,
+    is_complete: bool,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.is_complete {
+            return;
         }
-        Err(error) => {
-            server.log.remove(job.submission.id);
-            server.dispatcher.abandoned(0).await;
-            Err(error)
-        }
+        self.server.log.remove(self.id);
+        let dispatcher = self.server.dispatcher.clone();
+        tokio::spawn(async move { dispatcher.abandoned(0).await });
     }
 }
 
 async fn read_tasks(
     server: &Arc<Server>,
-    lines: &mut Lines,
+    source: &mut impl Source,
     workload: &Workload,
     job: &NewJob,
 ) -> Result<u32, ApiError> {
@@ -59,12 +108,14 @@ async fn read_tasks(
     server.log.open_job(id, job, server.clock.wall()).await?;
     let mut chunk: Vec<Bytes> = Vec::new();
     let (mut written, mut size) = (0u32, 0);
-    while let Some(line) = lines.next().await? {
+    loop {
         let index = written as usize + chunk.len();
+        let Some(task) = in_time(source.task(index)).await? else {
+            break;
+        };
         if index as u64 >= MAX_TASKS_PER_JOB {
             return Err(FieldError::new("tasks", format!("more than {MAX_TASKS_PER_JOB}")).into());
         }
-        let task: TaskSpec = parse_json(&line).map_err(|error| at_task(index, error))?;
         task.check(workload.runtime)
             .map_err(|error| at_task(index, error))?;
         let payload = encode_task(&task).map_err(|error| at_task(index, error))?;
@@ -82,7 +133,7 @@ async fn read_tasks(
     }
     let count = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
     if written + count == 0 {
-        return Err(FieldError::new("tasks", "the stream has no task after its first line").into());
+        return Err(FieldError::new("tasks", "the stream has no task after its job").into());
     }
     if count > 0 {
         server.log.append_tasks(id, written, chunk).await?;
@@ -92,7 +143,7 @@ async fn read_tasks(
 }
 
 /// The lines of a body.
-struct Lines {
+pub(super) struct Lines {
     body: Body,
     buffer: BytesMut,
     searched: usize,
@@ -100,7 +151,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn new(body: Body) -> Self {
+    pub(super) fn new(body: Body) -> Self {
         Self {
             body,
             buffer: BytesMut::new(),
@@ -149,6 +200,22 @@ impl Lines {
             }
         }
         Ok(())
+    }
+}
+
+impl Source for Lines {
+    async fn job(&mut self) -> Result<Workload, ApiError> {
+        let first = self.next().await?;
+        let first = first.ok_or_else(|| FieldError::new("", "the stream is empty"))?;
+        Ok(parse_json(&first)?)
+    }
+
+    async fn task(&mut self, index: usize) -> Result<Option<TaskSpec>, ApiError> {
+        let Some(line) = self.next().await? else {
+            return Ok(None);
+        };
+        let task = parse_json(&line).map_err(|error| at_task(index, error))?;
+        Ok(Some(task))
     }
 }
 

@@ -1,6 +1,7 @@
 //! `POST /v1/jobs`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -49,11 +50,11 @@ pub async fn submit(
     let content = content.map(|value| value.split(';').next().unwrap_or_default().trim());
     let id = match content {
         Some(content) if content.eq_ignore_ascii_case(NDJSON_CONTENT_TYPE) => {
-            stream::submit(&server, body).await?
+            stream::accept(&server, stream::Lines::new(body)).await?
         }
         Some(content) if content.eq_ignore_ascii_case("application/json") => {
             let workload: Workload = parse_json(&whole(body).await?)?;
-            submit_whole(&server, workload, key).await?
+            accept(&server, workload, key).await?
         }
         _ => {
             return Err(ApiError::wrong_content(
@@ -61,12 +62,20 @@ pub async fn submit(
             ));
         }
     };
-    let view = if wait.is_zero() {
-        jobs::view(&server, id).await?
+    Ok(created(&answer(&server, id, wait).await?))
+}
+
+/// The answer to a submission.
+pub(crate) async fn answer(
+    server: &Server,
+    id: JobId,
+    wait: Duration,
+) -> Result<JobView, ApiError> {
+    if wait.is_zero() {
+        jobs::view(server, id).await
     } else {
-        jobs::waited(&server, id, wait).await?
-    };
-    Ok(created(&view))
+        jobs::waited(server, id, wait).await
+    }
 }
 
 fn created(view: &JobView) -> Response {
@@ -94,20 +103,30 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get("idempotency-key") else {
         return Ok(None);
     };
-    let key = value
-        .to_str()
-        .ok()
-        .filter(|key| !key.is_empty() && key.len() <= MAX_KEY_BYTES);
-    key.map(|key| Some(key.to_owned())).ok_or_else(|| {
-        FieldError::new(
-            "Idempotency-Key",
-            format!("not 1 to {MAX_KEY_BYTES} visible ASCII characters"),
-        )
-        .into()
-    })
+    let key = checked_key("Idempotency-Key", value.to_str().unwrap_or_default())?;
+    Ok(Some(key))
 }
 
-async fn submit_whole(
+/// An idempotency key that a client sent in this field.
+///
+/// # Errors
+/// When it is empty, too long or has other characters than visible ones.
+pub(crate) fn checked_key(field: &str, key: &str) -> Result<String, FieldError> {
+    let visible = key.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if key.is_empty() || key.len() > MAX_KEY_BYTES || !visible {
+        return Err(FieldError::new(
+            field,
+            format!("not 1 to {MAX_KEY_BYTES} visible ASCII characters"),
+        ));
+    }
+    Ok(key.to_owned())
+}
+
+/// Checks a job and takes it; resolves when it is on disk.
+///
+/// # Errors
+/// The first field that is refused, or when the queue or the disk is full.
+pub(crate) async fn accept(
     server: &Arc<Server>,
     mut workload: Workload,
     key: Option<String>,
@@ -202,6 +221,6 @@ pub(super) fn encode_task(task: &TaskSpec) -> Result<Bytes, FieldError> {
 }
 
 /// The error of a task, with its place in the list.
-pub(super) fn at_task(index: usize, error: FieldError) -> FieldError {
+pub(crate) fn at_task(index: usize, error: FieldError) -> FieldError {
     FieldError::new(format!("tasks[{index}].{}", error.path), error.message)
 }

@@ -1,0 +1,220 @@
+//! The methods of `weft.v1.Weft`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, TryStreamExt};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+use weft_proto::api;
+use weft_types::{JobId, Workload, parse_json};
+
+use super::{convert, status, stream};
+use crate::metrics::Door;
+use crate::rest::events::{EventParams, follow};
+use crate::rest::page::{MAX_WAIT, PageParams, job_id};
+use crate::rest::problem::ApiError;
+use crate::rest::results::{Cursor, End, Next, Wanted, is_in_order};
+use crate::rest::{jobs, nodes, submit};
+use crate::state::Server;
+use crate::watch::JobWatch;
+
+/// The clients' interface over gRPC.
+pub struct WeftService {
+    server: Arc<Server>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type MessageStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl WeftService {
+    /// The service over a server's state.
+    pub fn new(server: Arc<Server>) -> Self {
+        Self { server }
+    }
+
+    async fn accept(&self, request: api::SubmitRequest) -> Result<JobId, ApiError> {
+        let mut workload: Workload = parse_json(request.workload.as_bytes())?;
+        let listed = workload.tasks.len();
+        for (index, task) in request.tasks.into_iter().enumerate() {
+            workload.tasks.push(convert::task_spec(listed + index, task)?);
+        }
+        let key = Some(request.idempotency_key).filter(|key| !key.is_empty());
+        let key = key
+            .map(|key| submit::checked_key("idempotency_key", &key))
+            .transpose()?;
+        submit::accept(&self.server, workload, key).await
+    }
+
+    async fn cursor(&self, request: api::ResultsRequest) -> Result<Cursor, ApiError> {
+        let id = job_id(&request.job)?;
+        let order = Some(request.order.as_str()).filter(|order| !order.is_empty());
+        let wanted = Wanted {
+            in_order: is_in_order(order)?,
+            deadline: request.wait_ms.map(|ms| Instant::now() + bounded(ms)),
+            seen: request
+                .seen
+                .iter()
+                .map(|range| [range.first, range.last])
+                .collect(),
+        };
+        Cursor::open(Arc::clone(&self.server), id, wanted, Door::Grpc).await
+    }
+}
+
+/// A wait in milliseconds.
+fn bounded(wait_ms: u64) -> Duration {
+    Duration::from_millis(wait_ms).min(MAX_WAIT)
+}
+
+fn page(limit: u32, cursor: String) -> PageParams {
+    PageParams {
+        limit: usize::try_from(limit).ok().filter(|limit| *limit > 0),
+        cursor: Some(cursor).filter(|cursor| !cursor.is_empty()),
+        ..PageParams::default()
+    }
+}
+
+fn answer<T, V>(outcome: Result<V, ApiError>, message: impl FnOnce(V) -> T) -> Answer<T> {
+    outcome
+        .map(|view| Response::new(message(view)))
+        .map_err(|error| status::of(&error))
+}
+
+#[tonic::async_trait]
+impl api::weft_server::Weft for WeftService {
+    type WatchStream = MessageStream<api::Job>;
+    type ResultsStream = MessageStream<api::TaskResult>;
+    type EventsStream = MessageStream<api::Event>;
+
+    async fn submit(&self, request: Request<api::SubmitRequest>) -> Answer<api::Job> {
+        let request = request.into_inner();
+        let wait = bounded(request.wait_ms);
+        let submitted = async {
+            let id = self.accept(request).await?;
+            submit::answer(&self.server, id, wait).await
+        };
+        answer(submitted.await, convert::job)
+    }
+
+    async fn submit_stream(
+        &self,
+        request: Request<Streaming<api::SubmitStreamRequest>>,
+    ) -> Answer<api::Job> {
+        let messages = stream::Messages::new(request.into_inner());
+        let submitted = async {
+            let id = crate::rest::stream::accept(&self.server, messages).await?;
+            jobs::view(&self.server, id).await
+        };
+        answer(submitted.await, convert::job)
+    }
+
+    async fn get_job(&self, request: Request<api::GetJobRequest>) -> Answer<api::Job> {
+        let found = async {
+            let id = job_id(&request.get_ref().job)?;
+            jobs::waited(&self.server, id, Duration::ZERO).await
+        };
+        answer(found.await, convert::job)
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<api::ListJobsRequest>,
+    ) -> Answer<api::ListJobsResponse> {
+        let request = request.into_inner();
+        let params = page(request.limit, request.cursor);
+        answer(jobs::newest(&self.server, &params).await, |page| {
+            api::ListJobsResponse {
+                jobs: page.items.into_iter().map(convert::job).collect(),
+                next: page.next.unwrap_or_default(),
+            }
+        })
+    }
+
+    async fn wait(&self, request: Request<api::WaitRequest>) -> Answer<api::Job> {
+        let request = request.into_inner();
+        let waited = async {
+            let id = job_id(&request.job)?;
+            jobs::waited(&self.server, id, bounded(request.timeout_ms)).await
+        };
+        answer(waited.await, convert::job)
+    }
+
+    async fn watch(&self, request: Request<api::WatchRequest>) -> Answer<Self::WatchStream> {
+        let id = job_id(&request.get_ref().job).map_err(|error| status::of(&error))?;
+        let watch = JobWatch::new(Arc::clone(&self.server), id, Door::Grpc);
+        let views = futures::stream::try_unfold(watch, |mut watch| async move {
+            let view = watch.next().await?;
+            Ok(view.map(|view| (convert::job(view), watch)))
+        });
+        let views = views.map_err(|error: ApiError| status::of(&error));
+        Ok(Response::new(Box::pin(views)))
+    }
+
+    async fn results(&self, request: Request<api::ResultsRequest>) -> Answer<Self::ResultsStream> {
+        let cursor = self.cursor(request.into_inner()).await;
+        let cursor = cursor.map_err(|error| status::of(&error))?;
+        let results = futures::stream::try_unfold(cursor, |mut cursor| async move {
+            let result = next_result(&mut cursor).await;
+            let result = result.map_err(|error| status::of(&error))?;
+            Ok(result.map(|result| (result, cursor)))
+        });
+        Ok(Response::new(Box::pin(results)))
+    }
+
+    async fn cancel(&self, request: Request<api::CancelRequest>) -> Answer<api::Job> {
+        let cancelled = async {
+            let id = job_id(&request.get_ref().job)?;
+            jobs::cancelled(&self.server, id).await
+        };
+        answer(cancelled.await, convert::job)
+    }
+
+    async fn retry(&self, request: Request<api::RetryRequest>) -> Answer<api::Job> {
+        let again = async {
+            let id = job_id(&request.get_ref().job)?;
+            jobs::requeued(&self.server, id).await
+        };
+        answer(again.await, convert::job)
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<api::ListNodesRequest>,
+    ) -> Answer<api::ListNodesResponse> {
+        let request = request.into_inner();
+        let page = nodes::page(&self.server, &page(request.limit, request.cursor));
+        Ok(Response::new(api::ListNodesResponse {
+            nodes: page.items.into_iter().map(convert::node).collect(),
+            next: page.next.unwrap_or_default(),
+        }))
+    }
+
+    async fn events(&self, request: Request<api::EventsRequest>) -> Answer<Self::EventsStream> {
+        let request = request.into_inner();
+        let given = |text: String| Some(text).filter(|text| !text.is_empty());
+        let params = EventParams {
+            since: Some(request.since),
+            follow: Some(request.follow),
+            kind: given(request.r#type),
+            subject: given(request.subject),
+        };
+        let events = follow(Arc::clone(&self.server), params, Door::Grpc);
+        Ok(Response::new(Box::pin(
+            events.map(|event| Ok(convert::event(event))),
+        )))
+    }
+}
+
+async fn next_result(cursor: &mut Cursor) -> Result<Option<api::TaskResult>, ApiError> {
+    loop {
+        match cursor.next().await {
+            Next::Result(view) => return Ok(Some(convert::result(*view))),
+            Next::Idle => cursor.wait().await,
+            Next::End(End::Complete | End::WaitOver) => return Ok(None),
+            Next::End(End::Gone) => return Err(cursor.gone()),
+            Next::End(End::Stopping) => return Err(ApiError::stopping()),
+        }
+    }
+}
