@@ -36,6 +36,8 @@ pub struct ResultParams {
     wait: Option<String>,
     /// `finish` (as they end) or `task` (by number).
     order: Option<String>,
+    /// The first task that is wanted: where a client whose connection broke goes on.
+    from: Option<u32>,
 }
 
 /// `GET /v1/jobs/{id}/results`: one line a task.
@@ -55,7 +57,8 @@ pub async fn stream(
         }
     };
     let deadline = Instant::now() + wait(params.wait.as_deref())?;
-    let cursor = Cursor::open(server, id, in_order, deadline).await?;
+    let mut cursor = Cursor::open(server, id, in_order, deadline).await?;
+    cursor.next = params.from.unwrap_or(0);
     let chunks = futures::stream::unfold(cursor, |mut cursor| async move {
         cursor
             .chunk()
