@@ -143,17 +143,18 @@ impl Log {
     }
 
     /// Completes a job that was begun.
-    ///
-    /// # Errors
-    /// When that cannot be written.
-    pub async fn seal_job(&self, id: JobId, tasks: u32) -> Result<(), Error> {
-        Ok(self
-            .journal
-            .append_durable(&[Record::Sealed {
-                job: JobKey(id.0),
-                tasks,
-            }])
-            .await?)
+    pub fn seal_job(
+        &self,
+        id: JobId,
+        tasks: u32,
+        done: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
+        let record = Record::Sealed {
+            job: JobKey(id.0),
+            tasks,
+        };
+        self.journal
+            .append(&[record], move |result| done(result.map_err(Error::from)));
     }
 
     /// Appends outcomes.
@@ -233,11 +234,7 @@ impl Log {
 
     /// The tasks that were written together with this one, and their payloads; none when all are
     /// empty.
-    pub async fn payloads_beside(
-        &self,
-        id: JobId,
-        task: u32,
-    ) -> Option<(Range<u32>, Vec<Bytes>)> {
+    pub async fn payloads_beside(&self, id: JobId, task: u32) -> Option<(Range<u32>, Vec<Bytes>)> {
         self.journal.payloads_beside(JobKey(id.0), task)
     }
 

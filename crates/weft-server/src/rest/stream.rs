@@ -21,7 +21,11 @@ const CHUNK_TASKS: usize = 4_096;
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// Reads a stream into a job.
-pub(super) async fn submit(server: &Arc<Server>, body: Body) -> Result<JobId, ApiError> {
+pub(super) async fn submit(
+    server: &Arc<Server>,
+    body: Body,
+    key: Option<String>,
+) -> Result<JobId, ApiError> {
     let mut lines = Lines::new(body);
     let first = lines
         .next()
@@ -33,13 +37,12 @@ pub(super) async fn submit(server: &Arc<Server>, body: Body) -> Result<JobId, Ap
     }
     workload.check()?;
     let mut job = new_job(&workload, 0)?;
+    job.idempotency_key = key;
     job.submission.id = server.dispatcher.open(0).await?;
     match read_tasks(server, &mut lines, &workload, &job).await {
         Ok(tasks) => {
             job.submission.tasks = tasks;
-            let id = job.submission.id;
-            server.dispatcher.opened(job).await?;
-            Ok(id)
+            Ok(server.dispatcher.seal(job).await?)
         }
         Err(error) => {
             server.log.remove(job.submission.id);
@@ -87,7 +90,6 @@ async fn read_tasks(
     if count > 0 {
         server.log.append_tasks(id, written, chunk).await?;
     }
-    server.log.seal_job(id, written + count).await?;
     Ok(written + count)
 }
 
