@@ -1,6 +1,7 @@
 //! The journal as the rest of the system sees it.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -171,6 +172,20 @@ impl Journal {
             }
         }
         Some(found)
+    }
+
+    /// The tasks that were written together with this one, and their payloads; none when all are
+    /// empty. A record is decoded as a whole, so that asking for its tasks one by one would take
+    /// time with the square of their number. `None` when the job or the task is not known, or the
+    /// record is damaged.
+    pub fn payloads_beside(&self, job: JobKey, task: u32) -> Option<(Range<u32>, Vec<Bytes>)> {
+        let chunk = *self.shared.index.read().jobs.get(&job)?.chunk(task)?;
+        let found = match chunk.payloads {
+            None => Vec::new(),
+            Some(at) => payloads(&self.shared.reader.body(chunk.frame)?, at)?,
+        };
+        let tasks = chunk.first..chunk.first.saturating_add(chunk.count);
+        Some((tasks, found))
     }
 
     /// The result of a task; `None` when there is none or it is damaged.

@@ -401,3 +401,33 @@ fn a_million_tasks_are_recovered() {
     let (_, recovered) = open(dir.path());
     assert_eq!(recovered.jobs[0].results.len(), tasks as usize);
 }
+
+#[test]
+fn payloads_come_with_those_of_their_record() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (journal, _) = open(dir.path());
+    append(&journal, &[job(1, &["a", "bb", ""])]).expect("kept");
+    append(
+        &journal,
+        &[Record::Job {
+            job: JobKey(2),
+            header: Bytes::new(),
+            tasks: Some(1_000_000),
+            payloads: Vec::new(),
+        }],
+    )
+    .expect("kept");
+    let all = vec![Bytes::from("a"), Bytes::from("bb"), Bytes::new()];
+    for task in 0..3 {
+        assert_eq!(
+            journal.payloads_beside(JobKey(1), task),
+            Some((0..3, all.clone()))
+        );
+    }
+    assert_eq!(journal.payloads_beside(JobKey(1), 3), None);
+    // A million tasks without payloads take no room.
+    assert_eq!(
+        journal.payloads_beside(JobKey(2), 7),
+        Some((0..1_000_000, Vec::new()))
+    );
+}

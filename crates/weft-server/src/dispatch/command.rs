@@ -79,8 +79,11 @@ pub(super) enum Command {
         tasks: u64,
         reply: oneshot::Sender<Result<JobId, Error>>,
     },
-    /// The job of [`Command::Open`] is complete in the journal.
-    Opened { job: Box<NewJob> },
+    /// All tasks of the job of [`Command::Open`] are in the journal: complete it.
+    Seal {
+        job: Box<NewJob>,
+        reply: oneshot::Sender<Result<JobId, Error>>,
+    },
     /// The job of [`Command::Open`] will not come.
     Abandoned { tasks: u64 },
     /// A submission is on disk, or could not be written.

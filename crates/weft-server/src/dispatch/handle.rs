@@ -105,12 +105,17 @@ impl Dispatcher {
         self.call(|reply| Command::Open { tasks, reply }).await?
     }
 
-    /// The streamed job is complete in the journal; its submission carries its id.
+    /// All tasks of the streamed job are in the journal; its submission carries its id. Resolves
+    /// when it is complete there, with the id of an earlier job that has its key if there is one.
     ///
     /// # Errors
-    /// When the server stops.
-    pub async fn opened(&self, job: NewJob) -> Result<(), Error> {
-        self.send(Command::Opened { job: Box::new(job) }).await
+    /// When the queue or the disk is full.
+    pub async fn seal(&self, job: NewJob) -> Result<JobId, Error> {
+        self.call(|reply| Command::Seal {
+            job: Box::new(job),
+            reply,
+        })
+        .await?
     }
 
     /// The streamed job will not come: its room is free again.

@@ -1,5 +1,6 @@
 //! The journal as the dispatcher uses it: jobs and outcomes instead of bytes.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -142,17 +143,18 @@ impl Log {
     }
 
     /// Completes a job that was begun.
-    ///
-    /// # Errors
-    /// When that cannot be written.
-    pub async fn seal_job(&self, id: JobId, tasks: u32) -> Result<(), Error> {
-        Ok(self
-            .journal
-            .append_durable(&[Record::Sealed {
-                job: JobKey(id.0),
-                tasks,
-            }])
-            .await?)
+    pub fn seal_job(
+        &self,
+        id: JobId,
+        tasks: u32,
+        done: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
+        let record = Record::Sealed {
+            job: JobKey(id.0),
+            tasks,
+        };
+        self.journal
+            .append(&[record], move |result| done(result.map_err(Error::from)));
     }
 
     /// Appends outcomes.
@@ -228,6 +230,12 @@ impl Log {
     pub async fn payloads(&self, id: JobId, first: u32, count: u32) -> Option<Vec<Bytes>> {
         // What was written last is in memory or in the page cache.
         self.journal.payloads(JobKey(id.0), first, count)
+    }
+
+    /// The tasks that were written together with this one, and their payloads; none when all are
+    /// empty.
+    pub async fn payloads_beside(&self, id: JobId, task: u32) -> Option<(Range<u32>, Vec<Bytes>)> {
+        self.journal.payloads_beside(JobKey(id.0), task)
     }
 
     /// The result of a task.

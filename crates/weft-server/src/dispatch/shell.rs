@@ -133,7 +133,7 @@ impl Shell {
                 let opened = self.admit(tasks);
                 let _ = reply.send(opened);
             }
-            Command::Opened { job } => self.accept_job(now, job),
+            Command::Seal { job, reply } => self.seal(job, reply),
             Command::Abandoned { tasks } => self.machine.abandon(tasks),
             Command::Submitted { id, written } => self.submitted(now, id, written),
             Command::Recorded { batch, written } => self.recorded(now, batch, written),
@@ -185,17 +185,9 @@ impl Shell {
     }
 
     fn submit(&mut self, mut job: Box<NewJob>, reply: oneshot::Sender<Result<JobId, Error>>) {
-        if let Some(key) = &job.idempotency_key
-            && let Some(&known) = self.keys.get(key)
-        {
-            match self.submitting.get_mut(&known) {
-                Some(submitting) => submitting.replies.push(reply),
-                None => {
-                    let _ = reply.send(Ok(known));
-                }
-            }
+        let Some(reply) = self.unless_known(&job, reply) else {
             return;
-        }
+        };
         let id = match self.admit(u64::from(job.submission.tasks)) {
             Ok(id) => id,
             Err(error) => {
@@ -204,21 +196,58 @@ impl Shell {
             }
         };
         job.submission.id = id;
-        if let Some(key) = &job.idempotency_key {
-            self.keys.insert(key.clone(), id);
-        }
         let answers = self.answers.clone();
         self.log
             .append_job(id, &job, self.clock.wall(), move |written| {
                 answer(&answers, Command::Submitted { id, written });
             });
-        self.submitting.insert(
-            id,
-            Submitting {
-                job,
-                replies: vec![reply],
-            },
-        );
+        self.is_submitting(job, reply);
+    }
+
+    /// Completes a streamed job, unless an earlier one has its key.
+    fn seal(&mut self, job: Box<NewJob>, reply: oneshot::Sender<Result<JobId, Error>>) {
+        let (id, tasks) = (job.submission.id, job.submission.tasks);
+        // It was opened before anybody knew how many tasks it has.
+        self.machine.abandon(0);
+        let Some(reply) = self.unless_known(&job, reply) else {
+            return self.log.remove(id);
+        };
+        if let Err(error) = self.machine.admit(u64::from(tasks)) {
+            let _ = reply.send(Err(error.into()));
+            return self.log.remove(id);
+        }
+        let answers = self.answers.clone();
+        self.log.seal_job(id, tasks, move |written| {
+            answer(&answers, Command::Submitted { id, written });
+        });
+        self.is_submitting(job, reply);
+    }
+
+    /// Answers a submission whose key an earlier one had; otherwise gives the reply back.
+    fn unless_known(
+        &mut self,
+        job: &NewJob,
+        reply: oneshot::Sender<Result<JobId, Error>>,
+    ) -> Option<oneshot::Sender<Result<JobId, Error>>> {
+        let known = job.idempotency_key.as_ref();
+        let Some(&known) = known.and_then(|key| self.keys.get(key)) else {
+            return Some(reply);
+        };
+        match self.submitting.get_mut(&known) {
+            Some(submitting) => submitting.replies.push(reply),
+            None => drop(reply.send(Ok(known))),
+        }
+        None
+    }
+
+    /// A job is on its way to the disk.
+    fn is_submitting(&mut self, job: Box<NewJob>, reply: oneshot::Sender<Result<JobId, Error>>) {
+        let id = job.submission.id;
+        if let Some(key) = &job.idempotency_key {
+            self.keys.insert(key.clone(), id);
+        }
+        let replies = vec![reply];
+        self.submitting.insert(id, Submitting { job, replies });
     }
 
     fn submitted(&mut self, now: Monotonic, id: JobId, written: Result<(), Error>) {
@@ -237,6 +266,7 @@ impl Shell {
                 if let Some(key) = &job.idempotency_key {
                     self.keys.remove(key);
                 }
+                self.log.remove(id);
                 let detail = error.to_string();
                 for reply in replies {
                     let _ = reply.send(Err(Error::not_written(&detail)));

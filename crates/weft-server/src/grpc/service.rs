@@ -102,9 +102,13 @@ impl api::weft_server::Weft for WeftService {
         &self,
         request: Request<Streaming<api::SubmitStreamRequest>>,
     ) -> Answer<api::Job> {
+        let key = request.metadata().get("idempotency-key").cloned();
         let messages = stream::Messages::new(request.into_inner());
         let submitted = async {
-            let id = crate::rest::stream::accept(&self.server, messages).await?;
+            let key = key
+                .map(|key| submit::checked_key("idempotency-key", key.to_str().unwrap_or_default()))
+                .transpose()?;
+            let id = crate::rest::stream::accept(&self.server, messages, key).await?;
             jobs::view(&self.server, id).await
         };
         answer(submitted.await, convert::job)

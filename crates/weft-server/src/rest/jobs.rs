@@ -213,6 +213,13 @@ pub async fn remove(State(server): App, Path(id): Path<String>) -> Result<Status
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// `POST /v1/jobs/{id}/cancel`: unlike `DELETE` it may be sent twice, since it forgets nothing.
+pub async fn cancel(State(server): App, Path(id): Path<String>) -> Result<Json<JobView>, ApiError> {
+    let id = job_id(&id)?;
+    server.dispatcher.cancel(id).await?;
+    Ok(Json(waited(&server, id, Duration::ZERO).await?))
+}
+
 /// `POST /v1/jobs/{id}/retry`: queues failed and dead tasks again.
 pub async fn retry(State(server): App, Path(id): Path<String>) -> Result<Json<JobView>, ApiError> {
     let id = job_id(&id)?;

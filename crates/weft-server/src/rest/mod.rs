@@ -51,6 +51,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/v1/jobs/{id}", get(jobs::show).delete(jobs::remove))
         .route("/v1/jobs/{id}/tasks", get(jobs::tasks))
         .route("/v1/jobs/{id}/results", get(results::stream))
+        .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
         .route("/v1/jobs/{id}/retry", post(jobs::retry))
         .route("/v1/jobs/{id}/explain", get(explain::explain))
         .route("/v1/results/{id}", get(results::page))

@@ -1,6 +1,7 @@
 //! Results: a stream of NDJSON as tasks end, or a page.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use axum::Json;
@@ -36,6 +37,8 @@ pub struct ResultParams {
     wait: Option<String>,
     /// `finish` (as they end) or `task` (by number).
     order: Option<String>,
+    /// The first task that is wanted: where a client whose connection broke goes on.
+    from: Option<u32>,
 }
 
 /// `GET /v1/jobs/{id}/results`: one line a task.
@@ -49,7 +52,7 @@ pub async fn stream(
     let wanted = Wanted {
         in_order,
         deadline: Some(Instant::now() + wait(params.wait.as_deref())?),
-        seen: Vec::new(),
+        seen: seen_before(params.from),
     };
     let cursor = Cursor::open(server, id, wanted, Door::Rest).await?;
     let chunks = futures::stream::unfold(cursor, |mut cursor| async move {
@@ -62,6 +65,12 @@ pub async fn stream(
         Body::from_stream(chunks),
     )
         .into_response())
+}
+
+/// A client that goes on from a task has all before it.
+fn seen_before(from: Option<u32>) -> Vec<[u32; 2]> {
+    let last = from.and_then(|from| from.checked_sub(1));
+    last.map(|last| [0, last]).into_iter().collect()
 }
 
 /// Whether results are wanted by number rather than as they end.
@@ -109,7 +118,7 @@ pub async fn page(
     let stats = stats(&server, id).await?;
     let mut first = u32::try_from(params.cursor_number()?.unwrap_or(0)).unwrap_or(u32::MAX);
     let total = u32::try_from(stats.counts.total).unwrap_or(u32::MAX);
-    let files = Files::of(&server, &stats);
+    let mut files = Files::of(&server, &stats);
     let mut items = Vec::new();
     while items.len() < params.limit() && first < total {
         let step = STEP_TASKS.min(total - first);
@@ -167,6 +176,10 @@ async fn finals(
 struct Files {
     server: Arc<Server>,
     job: JobId,
+    /// Tasks whose names are known: payloads are read a record at a time, not once for each task.
+    tasks: Range<u32>,
+    /// Their names; none when no task of them has one.
+    names: Vec<Option<Box<str>>>,
 }
 
 impl Files {
@@ -174,23 +187,25 @@ impl Files {
         Self {
             server: Arc::clone(server),
             job: stats.id,
+            tasks: 0..0,
+            names: Vec::new(),
         }
     }
 
-    async fn view(&self, task: Final) -> Option<ResultView> {
+    /// The name of a task's input file, if it has one; `None` when the job is not there any more.
+    async fn name(&mut self, task: u32) -> Option<Option<String>> {
+        if !self.tasks.contains(&task) {
+            let (tasks, payloads) = self.server.log.payloads_beside(self.job, task).await?;
+            self.tasks = tasks;
+            self.names = payloads.into_iter().map(file_name).collect();
+        }
+        let name = self.names.get((task - self.tasks.start) as usize);
+        Some(name.cloned().flatten().map(Into::into))
+    }
+
+    async fn view(&mut self, task: Final) -> Option<ResultView> {
         let stored = self.server.log.result(self.job, task.task).await;
-        let payload = self
-            .server
-            .log
-            .payloads(self.job, task.task, 1)
-            .await?
-            .into_iter()
-            .next()
-            .unwrap_or_default();
-        let file = v1::TaskPayload::decode(payload)
-            .ok()
-            .map(|payload| payload.file)
-            .filter(|file| !file.is_empty());
+        let file = self.name(task.task).await?;
         let Some(stored) = stored else {
             return Some(self.unreadable(task, file));
         };
@@ -216,6 +231,14 @@ impl Files {
             ..view
         }
     }
+}
+
+/// The name of the input file in a task's payload.
+fn file_name(payload: Bytes) -> Option<Box<str>> {
+    let payload = v1::TaskPayload::decode(payload).ok()?;
+    Some(payload.file)
+        .filter(|file| !file.is_empty())
+        .map(Into::into)
 }
 
 /// Which results a client wants, and for how long it waits for them.

@@ -60,6 +60,7 @@ async fn in_time<T>(read: impl Future<Output = Result<T, ApiError>>) -> Result<T
 pub(crate) async fn accept(
     server: &Arc<Server>,
     mut source: impl Source,
+    key: Option<String>,
 ) -> Result<JobId, ApiError> {
     let workload = in_time(source.job()).await?;
     if !workload.tasks.is_empty() || workload.inputs.is_some() {
@@ -67,6 +68,7 @@ pub(crate) async fn accept(
     }
     workload.check()?;
     let mut job = new_job(&workload, 0)?;
+    job.idempotency_key = key;
     job.submission.id = server.dispatcher.open(0).await?;
     let mut open = Open {
         server: Arc::clone(server),
@@ -74,9 +76,9 @@ pub(crate) async fn accept(
         is_complete: false,
     };
     job.submission.tasks = read_tasks(server, &mut source, &workload, &job).await?;
-    server.dispatcher.opened(job).await?;
+    // From here on the dispatcher sees to it.
     open.is_complete = true;
-    Ok(open.id)
+    Ok(server.dispatcher.seal(job).await?)
 }
 
 /// A job that is being streamed. One that is dropped before it is complete, because of an error or
@@ -138,7 +140,6 @@ async fn read_tasks(
     if count > 0 {
         server.log.append_tasks(id, written, chunk).await?;
     }
-    server.log.seal_job(id, written + count).await?;
     Ok(written + count)
 }
 

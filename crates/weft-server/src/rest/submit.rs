@@ -50,7 +50,7 @@ pub async fn submit(
     let content = content.map(|value| value.split(';').next().unwrap_or_default().trim());
     let id = match content {
         Some(content) if content.eq_ignore_ascii_case(NDJSON_CONTENT_TYPE) => {
-            stream::accept(&server, stream::Lines::new(body)).await?
+            stream::accept(&server, stream::Lines::new(body), key).await?
         }
         Some(content) if content.eq_ignore_ascii_case("application/json") => {
             let workload: Workload = parse_json(&whole(body).await?)?;

@@ -1,0 +1,96 @@
+"""Artifacts: content with its BLAKE3 hash, and files that appear only when they are whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+from typing_extensions import Self
+
+from ._errors import ConfigError
+from ._model import Artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from ._endpoint import StrPath
+
+Source = Union[bytes, bytearray, memoryview, str, "os.PathLike[str]"]
+"""What to upload: bytes, or the path of a file."""
+
+_CHUNK_BYTES = 256 << 10
+
+
+class Content:
+    """Something to upload, and the name it will have."""
+
+    def __init__(self, source: Source) -> None:
+        hasher = _hasher()
+        self._source: bytes | Path
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            self._source = bytes(source)
+        else:
+            self._source = Path(source)
+        self.size = 0
+        for chunk in self:
+            hasher.update(chunk)
+            self.size += len(chunk)
+        self.blob: str = hasher.hexdigest()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the content; any number of times."""
+        if isinstance(self._source, bytes):
+            yield self._source
+            return
+        with self._source.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+
+    @property
+    def artifact(self) -> Artifact:
+        """The artifact it is once it was uploaded."""
+        return Artifact(self.blob, self.size)
+
+
+def _hasher() -> Any:
+    try:
+        from blake3 import blake3  # noqa: PLC0415 - an optional dependency
+    except ImportError as error:
+        raise ConfigError(
+            "artifacts are named by their BLAKE3 hash, which Python does not have",
+            next="pip install 'weft[blobs]'",
+        ) from error
+    return blake3()
+
+
+class Download:
+    """A file that takes its name once it is whole."""
+
+    def __init__(self, path: StrPath) -> None:
+        self._path = Path(path)
+        handle, self._partial = tempfile.mkstemp(
+            prefix=f".{self._path.name}.", dir=self._path.parent
+        )
+        self._file = os.fdopen(handle, "wb")
+
+    def write(self, chunk: bytes) -> None:
+        """Append to it."""
+        self._file.write(chunk)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if error is None:
+            Path(self._partial).replace(self._path)
+        else:
+            Path(self._partial).unlink()
