@@ -1,9 +1,10 @@
-//! Support for the benchmarks: medians, the CPU time of the machine, peers from PyPI, and a table with
-//! one JSON line at its end.
+//! Support for the benchmarks: medians, what the kernel tells of processes, a client for single
+//! submissions, peers from package registries, and a table with one JSON line at its end.
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+pub mod batch;
+pub mod peers;
+pub mod process;
+pub mod submit;
 
 /// The middle value; 0 of none.
 pub fn median(mut values: Vec<f64>) -> f64 {
@@ -16,41 +17,6 @@ pub fn percentile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let position = ((values.len() as f64 * share) as usize).min(values.len().saturating_sub(1));
     values.get(position).copied().unwrap_or(0.0)
-}
-
-/// CPU time that all processes together have used since boot (proc_stat(5), the line `cpu`), to
-/// 10 ms a core.
-pub fn machine_cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    let fields = stat.lines().next().unwrap_or_default().split_whitespace();
-    let ticks: Vec<u64> = fields
-        .skip(1)
-        .filter_map(|field| field.parse().ok())
-        .collect();
-    // Without the fourth and the fifth, which are idle time.
-    let busy: u64 = ticks
-        .iter()
-        .take(3)
-        .chain(ticks.iter().skip(5).take(2))
-        .sum();
-    Duration::from_millis(busy * 10)
-}
-
-/// The interpreter of a virtual environment that has the package, made beneath `target` at the first
-/// use; `None` where that does not go.
-pub fn python_with(requirement: &str) -> Option<PathBuf> {
-    let name = requirement.replace("==", "-");
-    let peers = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/peers");
-    let python = PathBuf::from(peers).join(name).join("bin/python");
-    let run = |command: &mut Command| {
-        let quiet = command.stdout(Stdio::null()).stderr(Stdio::null());
-        quiet.status().is_ok_and(|status| status.success())
-    };
-    let directory = python.parent()?.parent()?;
-    let is_there =
-        python.exists() || run(Command::new("python3").args(["-m", "venv"]).arg(directory));
-    let install = ["-m", "pip", "install", "-q", requirement];
-    (is_there && run(Command::new(&python).args(install))).then_some(python)
 }
 
 /// Rows of a table that end in one line of JSON.
@@ -73,6 +39,11 @@ impl Table {
         let what = what.into();
         println!("{what:<58} {value:>12.2} {unit}");
         self.rows.push((what, value, unit));
+    }
+
+    /// Says that a contestant did not take part, and what it lacks.
+    pub fn skipped(&self, what: &str, needs: &str) {
+        println!("{what}: skipped: needs {needs}");
     }
 
     /// Shows the JSON line.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use weft_benches::process::{cpu, resident_mib};
 use weft_benches::{Table, median};
 use weft_e2e::Cluster;
 
@@ -35,12 +36,12 @@ fn main() {
         resident_mib(agent.pid()),
         "MiB",
     );
-    let before = cpu_ticks(agent.pid());
+    let before = cpu(agent.pid());
     std::thread::sleep(WATCHED);
-    let used_s = (cpu_ticks(agent.pid()) - before) as f64 / 100.0;
+    let used = cpu(agent.pid()) - before;
     table.row(
         "idle agent, share of one core",
-        used_s / WATCHED.as_secs_f64() * 100.0,
+        used.as_secs_f64() / WATCHED.as_secs_f64() * 100.0,
         "%",
     );
     let binary = std::env::var_os("WEFT_BIN").expect("WEFT_BIN names the binary");
@@ -49,35 +50,4 @@ fn main() {
         .len();
     table.row("release binary", size as f64 / 1e6, "MB");
     table.finish();
-}
-
-fn resident_mib(pid: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap_or_default();
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|kib| kib.parse::<f64>().ok())
-        .unwrap_or(0.0)
-        / 1024.0
-}
-
-/// User and system time in ticks, of which Linux tells a hundred a second.
-fn cpu_ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .collect();
-    let field = |at: usize| {
-        fields
-            .get(at)
-            .and_then(|text| text.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    field(11) + field(12)
 }

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use weft_benches::{Table, machine_cpu, median, python_with};
+use weft_benches::peers::{python_with, run_script};
+use weft_benches::process::machine_cpu;
+use weft_benches::{Table, median};
 use weft_e2e::Cluster;
 
 const TASKS: u32 = 10_000;
@@ -49,7 +51,7 @@ fn report(none: &Figures, full: &Figures, xargs: &Figures, peer: &Figures) {
     ];
     for (what, figures) in rates {
         if figures.rates.is_empty() {
-            println!("{what}: skipped: needs python3 with venv and a package index");
+            table.skipped(&what, "python3 with venv and a package index");
             continue;
         }
         table.row(what.clone(), figures.rate(), "tasks/s");
@@ -126,15 +128,7 @@ fn with_xargs(tasks: u32) -> Duration {
     started.elapsed()
 }
 
-/// By its own clock: starting and stopping its cluster has no part in it.
 fn with_hyperqueue(python: &Path, tasks: u32) -> Duration {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/run_hyperqueue.py");
-    let output = Command::new(python)
-        .args([script, &tasks.to_string()])
-        .output()
-        .expect("python runs");
-    let printed = String::from_utf8_lossy(&output.stdout);
-    let seconds = printed.lines().last().and_then(|line| line.parse().ok());
-    let said = String::from_utf8_lossy(&output.stderr);
-    Duration::from_secs_f64(seconds.unwrap_or_else(|| panic!("HyperQueue failed: {said}")))
+    let mut python = Command::new(python);
+    run_script(&mut python, "run_hyperqueue.py", &[tasks.to_string()])
 }

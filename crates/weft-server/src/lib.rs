@@ -14,6 +14,7 @@
 //! they return. How a task is run, it does not know.
 
 mod clock;
+mod coalesce;
 mod config;
 mod dispatch;
 mod error;

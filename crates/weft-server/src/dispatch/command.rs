@@ -7,6 +7,7 @@ use weft_core::dispatch::{BatchId, Submission, TaskRef, TaskResult};
 use weft_placement::{Availability, Candidate};
 use weft_types::{JobId, NodeId, Reason};
 
+use super::endings::Reply;
 use super::shell::Shell;
 use super::work::{Outbound, SessionEnd};
 use crate::Error;
@@ -131,6 +132,8 @@ pub(super) enum Command {
         job: JobId,
         reply: oneshot::Sender<Result<(), Error>>,
     },
+    /// Answer once a job has ended; with nothing when it is not known.
+    Ended { job: JobId, reply: Reply },
     /// Answer a question.
     Ask(Question),
     /// End every session and the thread.

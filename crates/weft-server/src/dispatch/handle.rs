@@ -10,6 +10,7 @@ use weft_placement::Availability;
 use weft_types::{JobId, NodeId, Reason};
 
 use super::command::{Command, NewJob, NodeReport};
+use super::job::JobStats;
 use super::shell::Shell;
 use super::work::SessionEnd;
 use crate::Error;
@@ -200,6 +201,14 @@ impl Dispatcher {
             }))
         })
         .await
+    }
+
+    /// A job once it has ended; `None` when it is not known.
+    ///
+    /// # Errors
+    /// When the server stops.
+    pub async fn ended(&self, job: JobId) -> Result<Option<JobStats>, Error> {
+        self.call(|reply| Command::Ended { job, reply }).await
     }
 
     /// News of a job, from now on.

@@ -9,6 +9,7 @@
 //! no outcomes: these go between the journal and the sessions.
 
 mod command;
+mod endings;
 mod handle;
 mod job;
 mod log;

@@ -13,6 +13,7 @@ use weft_queue::{RecoveredJob, Recovery};
 use weft_types::{JobId, NodeId, Reason, TaskState, Timestamp, Workload, parse_json};
 
 use super::command::Command;
+use super::endings::Endings;
 use super::handle::{Dispatcher, MAX_WAITING_COMMANDS, Watchers};
 use super::job::JobRecord;
 use super::log::{Log, unpack_state};
@@ -57,6 +58,7 @@ impl Dispatching {
             last_id: 0,
             result_ttl,
             expiring: VecDeque::new(),
+            endings: Endings::default(),
             sessions: BTreeMap::new(),
             submitting: HashMap::new(),
             out: Vec::new(),

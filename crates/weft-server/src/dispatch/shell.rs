@@ -14,6 +14,7 @@ use weft_core::{Epoch, Monotonic};
 use weft_types::{JobId, JobState, NodeId, Reason, TaskState, Timestamp};
 
 use super::command::{Command, NewJob, NodeReport, Report};
+use super::endings::{Endings, Reply};
 use super::handle::Watchers;
 use super::job::{JobRecord, JobStats};
 use super::log::{Log, TaskRecord};
@@ -47,6 +48,7 @@ pub struct Shell {
     pub(super) result_ttl: Duration,
     /// Jobs that have ended, in the order in which they expire.
     pub(super) expiring: VecDeque<(Timestamp, JobId)>,
+    pub(super) endings: Endings,
     pub(super) sessions: BTreeMap<NodeId, Session>,
     pub(super) submitting: HashMap<JobId, Submitting>,
     pub(super) out: Vec<Output>,
@@ -162,6 +164,7 @@ impl Shell {
                 let forgotten = self.forget(now, job);
                 let _ = reply.send(forgotten);
             }
+            Command::Ended { job, reply } => self.tell_end(job, reply),
             Command::Ask(question) => question(self),
             Command::Stop { end, reply } => {
                 self.end_sessions(end);
@@ -661,6 +664,22 @@ impl Shell {
             .append_state(job, self.stored_state(job, None), |_| {});
         self.expiring.push_back((wall.plus(self.result_ttl), job));
         self.watchers.notify(job);
+        for reply in self.endings.take(job) {
+            let _ = reply.send(self.stats(job));
+        }
+    }
+
+    /// Answers at once when there is nothing to wait for: the job has ended, or is not known.
+    fn tell_end(&mut self, job: JobId, reply: Reply) {
+        if self
+            .machine
+            .job_state(job)
+            .is_some_and(|state| !state.is_final())
+        {
+            self.endings.wait(job, reply);
+        } else {
+            let _ = reply.send(self.stats(job));
+        }
     }
 
     // Questions.

@@ -79,20 +79,18 @@ pub(crate) async fn waited(
     id: JobId,
     wait: Duration,
 ) -> Result<JobView, ApiError> {
-    let mut news = server.dispatcher.watch(id);
-    let deadline = tokio::time::Instant::now() + wait;
-    loop {
-        let mut view = view(server, id).await?;
-        if view.state.is_final() || tokio::time::Instant::now() >= deadline {
-            view.why = job_why(server, &view).await;
-            return Ok(view);
-        }
-        tokio::select! {
-            () = news.changed() => {}
-            () = tokio::time::sleep_until(deadline) => {}
-            () = server.stopping.cancelled() => return Err(Error::Stopping.into()),
-        }
-    }
+    let ended = if wait.is_zero() {
+        None
+    } else {
+        let ended = server.dispatcher.ended(id);
+        tokio::time::timeout(wait, ended).await.ok()
+    };
+    let mut view = match ended {
+        Some(ended) => ended?.ok_or_else(|| unknown(id))?.view(),
+        None => view(server, id).await?,
+    };
+    view.why = job_why(server, &view).await;
+    Ok(view)
 }
 
 pub(crate) async fn view(server: &Server, id: JobId) -> Result<JobView, ApiError> {
