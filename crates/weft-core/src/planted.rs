@@ -26,6 +26,10 @@ pub enum Bug {
     RetryForgotten,
     /// Results in the journal are not read back.
     FinalsNotRecovered,
+    /// A task is queued as soon as the first of its dependencies has completed.
+    DependentReleasedEarly,
+    /// A task is queued although one of its dependencies failed.
+    DependentOfFailedRuns,
 }
 
 impl Bug {
@@ -41,6 +45,8 @@ impl Bug {
         Self::StaleNotStopped,
         Self::RetryForgotten,
         Self::FinalsNotRecovered,
+        Self::DependentReleasedEarly,
+        Self::DependentOfFailedRuns,
     ];
 }
 

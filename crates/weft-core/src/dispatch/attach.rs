@@ -302,6 +302,10 @@ enum Claim {
 /// Whether a waiting task may be gone on with: it is the attempt that its last holder had, or one
 /// from before a restart that the journal does not know.
 fn may_adopt(cell: Cell, mine: bool, recovered: bool, attempt: u32) -> bool {
+    // What waits for other tasks has never been handed out, whatever a node says.
+    if cell.phase() == Phase::Blocked {
+        return false;
+    }
     let known = mine && !cell.is_spent();
     let from_before = recovered && attempt > cell.attempt() && attempt < MAX_ATTEMPT;
     known || from_before

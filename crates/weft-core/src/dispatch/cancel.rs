@@ -81,6 +81,9 @@ impl Machine {
                 reason: Some(reason),
             });
         }
+        for position in 0..finals.len() {
+            job.settle(finals[position].at.task, &mut finals);
+        }
         if !finals.is_empty() {
             out.push(Output::Finals(finals));
         }
@@ -114,6 +117,7 @@ impl Machine {
             Some(tasks) => Box::new(tasks.iter().copied()),
             None => Box::new(0..job.table.len()),
         };
+        let mut requeued = Vec::new();
         for task in wanted {
             let Some(cell) = job.table.get_mut(task) else {
                 continue;
@@ -127,7 +131,9 @@ impl Machine {
             cell.set_spent(true);
             job.enqueue(task, false);
             job.is_final = false;
+            requeued.push(task);
         }
+        job.revive_dependents(&requeued);
         self.requeue_lane(slot);
     }
 
@@ -141,8 +147,11 @@ impl Machine {
                         && !found.is_over()
                         && found.cancelled.is_none()
                     {
-                        let reason = Reason::Timeout;
-                        out.push(Output::CancelDue { job, reason });
+                        out.push(Output::CancelDue {
+                            job,
+                            reason: Reason::Timeout,
+                            because: None,
+                        });
                     }
                 }
                 Timer::Breaker { node } => {

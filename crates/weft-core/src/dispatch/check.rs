@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Machine;
+use super::job::Job;
 use super::node::candidate;
 use super::table::Phase;
 
@@ -39,6 +40,7 @@ impl Machine {
                 "the counts of {} are not its tasks",
                 job.id
             );
+            check_dependencies(job);
             assert_eq!(
                 job.in_lane,
                 job.can_run(),
@@ -110,6 +112,37 @@ impl Machine {
                 "{} has {taken} millicores taken and {reserved} reserved",
                 node.id
             );
+        }
+    }
+}
+
+/// What waits for other tasks waits for as many as have not completed, and nothing else begins.
+fn check_dependencies(job: &Job) {
+    let Some(dependents) = &job.dependents else {
+        assert_eq!(
+            job.count(Phase::Blocked),
+            0,
+            "{} has no dependencies",
+            job.id
+        );
+        return;
+    };
+    // These are for the simulator's own checkers to find.
+    if planted!(DependentReleasedEarly) || planted!(DependentOfFailedRuns) {
+        return;
+    }
+    let unfinished = job.count_dependencies(dependents, |phase| phase != Phase::Completed);
+    for (task, cell) in job.table.iter() {
+        let left = unfinished[task as usize];
+        match cell.phase() {
+            Phase::Blocked => assert!(
+                left > 0 && left == dependents.waits(task),
+                "{}/{task} waits for {} of {left} tasks",
+                job.id,
+                dependents.waits(task)
+            ),
+            Phase::Cancelled => {}
+            phase => assert_eq!(left, 0, "{}/{task} is {phase:?} too early", job.id),
         }
     }
 }

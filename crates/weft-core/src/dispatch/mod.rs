@@ -14,6 +14,9 @@
 //!          delayed
 //! ```
 //!
+//! A task that waits for others of its job ([`Submission::graph`]) is *blocked* before it is
+//! queued; when one of them does not complete it becomes cancelled without ever having run.
+//!
 //! # How a shell drives it
 //!
 //! 1. Before a job is journaled: [`Machine::admit`]. Once the journal has it on disk:
@@ -45,6 +48,7 @@ mod assign;
 mod attach;
 mod cancel;
 mod check;
+mod depend;
 mod explain;
 mod fair;
 mod handback;
@@ -215,6 +219,11 @@ impl Machine {
         let holder = cell.node().filter(|_| cell.phase().is_held());
         let node = holder.and_then(|slot| self.nodes.id(slot));
         Some((cell.phase().state(), cell.attempt(), node))
+    }
+
+    /// The task of the same job because of which a task was cancelled: it did not complete.
+    pub fn cause(&self, job: JobId, task: u32) -> Option<u32> {
+        self.jobs.get(job)?.cause(task)
     }
 
     /// States and attempts of some tasks of a job, in order; past the end there is nothing.

@@ -273,6 +273,8 @@ impl Machine {
             return;
         };
         let mut finals = Vec::with_capacity(recording.entries.len());
+        let mut cancelled = Vec::new();
+        let mut settled = Vec::new();
         let mut over = Vec::new();
         for entry in &recording.entries {
             let Some(job) = live(self.jobs.at_mut(entry.slot), entry.at.job) else {
@@ -288,12 +290,21 @@ impl Machine {
                 state: entry.state,
                 reason,
             });
+            if job.dependents.is_some() {
+                job.settle(entry.at.task, &mut cancelled);
+                settled.push(entry.slot);
+            }
             if job.is_over() {
                 over.push(entry.slot);
             }
         }
         let tasks = finals.iter().map(|task| task.at).collect();
+        finals.append(&mut cancelled);
         out.push(Output::Finals(finals));
+        settled.dedup();
+        for slot in settled {
+            self.requeue_lane(slot);
+        }
         if let Some((slot, _)) = recording.node
             && let Some(node) = self.nodes.id(slot)
         {

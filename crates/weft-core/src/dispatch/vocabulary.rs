@@ -1,7 +1,11 @@
 //! What goes into the machine and what comes out of it.
 
+use std::sync::Arc;
+
 use weft_placement::{Availability, Candidate, Request};
-use weft_types::{JobId, JobState, Namespace, NodeId, Reason, RetryPolicy, TaskCounts, TaskState};
+use weft_types::{
+    JobId, JobState, Namespace, NodeId, Reason, RetryPolicy, TaskCounts, TaskGraph, TaskState,
+};
 
 use crate::breaker;
 use crate::{Epoch, Monotonic};
@@ -63,6 +67,16 @@ pub struct Submission {
     pub deadline_ms: Option<u64>,
     /// Jobs that must succeed first; unknown ones count as done.
     pub after: Vec<JobId>,
+    /// Which of its tasks wait for which others; `None` when none does.
+    pub graph: Option<Arc<TaskGraph>>,
+}
+
+impl Submission {
+    /// How much room it takes: its tasks, and the dependencies between them.
+    pub fn weight(&self) -> u64 {
+        let dependencies = self.graph.as_ref().map_or(0, |graph| graph.dependencies());
+        u64::from(self.tasks) + u64::from(dependencies)
+    }
 }
 
 /// Consecutive tasks that are final for the same cause.
@@ -386,6 +400,8 @@ pub enum Output {
         job: JobId,
         /// Its deadline passed (`timeout`), or a job it waited for failed (`cancelled`).
         reason: Reason,
+        /// The job it waited for that did not succeed.
+        because: Option<JobId>,
     },
     /// The first task of a job was handed out.
     JobStarted {
