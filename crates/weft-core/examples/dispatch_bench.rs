@@ -126,6 +126,7 @@ fn submission(job: u32, tasks: u32) -> Submission {
         deadline_ms: None,
         after: Vec::new(),
         graph: None,
+        speculate: false,
     }
 }
 

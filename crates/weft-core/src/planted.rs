@@ -30,6 +30,10 @@ pub enum Bug {
     DependentReleasedEarly,
     /// A task is queued although one of its dependencies failed.
     DependentOfFailedRuns,
+    /// A second attempt has the number of the first.
+    SecondKeepsAttempt,
+    /// What the slower of two attempts reports is recorded once more.
+    SecondResultCounts,
 }
 
 impl Bug {
@@ -47,6 +51,8 @@ impl Bug {
         Self::FinalsNotRecovered,
         Self::DependentReleasedEarly,
         Self::DependentOfFailedRuns,
+        Self::SecondKeepsAttempt,
+        Self::SecondResultCounts,
     ];
 }
 

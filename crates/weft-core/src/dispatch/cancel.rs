@@ -74,6 +74,13 @@ impl Machine {
                 node.let_go(node_slot, slot, class, &mut self.index);
                 stop.entry(node_slot).or_default().push(at);
             }
+            if let Some((node_slot, attempt)) = job.end_second(task)
+                && let Some(node) = self.nodes.get_mut(node_slot)
+            {
+                node.let_go(node_slot, slot, class, &mut self.index);
+                let second = TaskRef { attempt, ..at };
+                stop.entry(node_slot).or_default().push(second);
+            }
             job.set_phase(task, Phase::Cancelled);
             finals.push(FinalTask {
                 at,
@@ -134,6 +141,9 @@ impl Machine {
             requeued.push(task);
         }
         job.revive_dependents(&requeued);
+        if job.speculation.is_some() && !requeued.is_empty() {
+            self.speculating.insert(slot);
+        }
         self.requeue_lane(slot);
     }
 
@@ -162,6 +172,7 @@ impl Machine {
             }
         }
         self.steal(now, out);
+        self.speculate(now, out);
     }
 
     fn on_retry_due(&mut self, id: JobId, task: u32, attempt: u32) {

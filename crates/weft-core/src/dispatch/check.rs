@@ -27,9 +27,20 @@ impl Machine {
                     let node =
                         node.unwrap_or_else(|| panic!("{}/{task} is held by nobody", job.id));
                     *held.entry((node, slot)).or_default() += 1;
+                    if let Some(second) = job.second_node(task) {
+                        assert_ne!(second, node, "{}/{task} is twice on one node", job.id);
+                        *held.entry((second, slot)).or_default() += 1;
+                    }
                     assert!(
                         cell.attempt() > 0,
                         "{}/{task} is held without an attempt",
+                        job.id
+                    );
+                } else {
+                    assert_eq!(
+                        job.second_node(task),
+                        None,
+                        "{}/{task} is not held, but its second attempt is",
                         job.id
                     );
                 }

@@ -11,6 +11,7 @@ use crate::retry;
 use super::depend::Dependents;
 use super::fair::FairShare;
 use super::ready::Ready;
+use super::speculate::Speculation;
 use super::table::{Phase, Table};
 
 /// One job.
@@ -27,6 +28,8 @@ pub(super) struct Job {
     phases: [u32; Phase::COUNT],
     /// Which of its tasks wait for which others; `None` when none does.
     pub(super) dependents: Option<Box<Dependents>>,
+    /// Times and second attempts of its tasks; `None` when it does not speculate.
+    pub(super) speculation: Option<Box<Speculation>>,
     /// No further tasks will be appended.
     pub(super) sealed: bool,
     /// It was read back after a restart: nodes may hold attempts that the table does not know.
@@ -68,6 +71,7 @@ impl Job {
             ready: Ready::default(),
             phases,
             dependents: None,
+            speculation: None,
             sealed: false,
             recovered: false,
             on_hold: false,
@@ -176,6 +180,7 @@ impl Job {
     /// round trips (RFC 6298, section 2).
     pub(super) fn measure(&mut self, run_us: u64) {
         self.run_us = smooth(self.run_us, run_us);
+        self.note_time(run_us);
     }
 }
 

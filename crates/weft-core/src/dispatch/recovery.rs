@@ -102,6 +102,9 @@ impl Machine {
     fn settle_recovered(&mut self, slot: u32) {
         if let Some(job) = self.jobs.at_mut(slot) {
             job.is_final = job.is_over();
+            if job.is_final {
+                self.speculating.remove(&slot);
+            }
             if let Some(waiting) = &mut self.reattachment
                 && !job.is_final
             {

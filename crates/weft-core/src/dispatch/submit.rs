@@ -104,7 +104,13 @@ impl Machine {
             job.depend(graph);
         }
         job.blocked_on = self.wait_for(&submission.after, submission.id, out);
-        self.jobs.insert(job)
+        let speculates = submission.speculate;
+        job.speculation = speculates.then(Box::default);
+        let slot = self.jobs.insert(job);
+        if speculates {
+            self.speculating.insert(slot);
+        }
+        slot
     }
 
     /// Notes what a job waits for; answers how many jobs that is.
@@ -158,6 +164,7 @@ impl Machine {
             && self.jobs.at(slot).is_some_and(|job| job.is_over())
         {
             self.leave_lane(slot);
+            self.speculating.remove(&slot);
             self.jobs.remove(slot);
             self.dependents.remove(&job);
         }
@@ -200,6 +207,7 @@ impl Machine {
             return;
         }
         job.is_final = true;
+        self.speculating.remove(&slot);
         debug_assert_eq!(job.count(Phase::Recording), 0, "a final job writes nothing");
         let (id, state, counts) = (job.id, job.state(), job.counts());
         out.push(Output::JobFinal {

@@ -29,6 +29,10 @@ pub struct Config {
     pub steal_after_ms: u64,
     /// When a node gets no more work.
     pub breaker: breaker::Config,
+    /// How often the running tasks of jobs that speculate are looked at, in milliseconds.
+    pub speculate_every_ms: u64,
+    /// No task is called slow before it has run this long, in milliseconds.
+    pub speculate_floor_ms: u64,
 }
 
 impl Default for Config {
@@ -42,6 +46,8 @@ impl Default for Config {
             max_moves: 20,
             steal_after_ms: 100,
             breaker: breaker::Config::default(),
+            speculate_every_ms: 250,
+            speculate_floor_ms: 1_000,
         }
     }
 }
@@ -69,6 +75,8 @@ pub struct Submission {
     pub after: Vec<JobId>,
     /// Which of its tasks wait for which others; `None` when none does.
     pub graph: Option<Arc<TaskGraph>>,
+    /// Whether a task that runs far longer than its siblings gets a second attempt.
+    pub speculate: bool,
 }
 
 impl Submission {

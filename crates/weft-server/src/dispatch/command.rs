@@ -7,6 +7,7 @@ use weft_core::dispatch::{BatchId, Submission, TaskRef, TaskResult};
 use weft_placement::{Availability, Candidate};
 use weft_types::{JobId, NodeId, Reason};
 
+use super::job::Cancellation;
 use super::shell::Shell;
 use super::work::{Outbound, SessionEnd};
 use crate::Error;
@@ -114,7 +115,7 @@ pub(super) enum Command {
     /// The cancellation is on disk, or could not be written.
     Cancelled {
         job: JobId,
-        reason: Reason,
+        cancellation: Cancellation,
         written: bool,
         reply: Option<oneshot::Sender<Result<(), Error>>>,
     },

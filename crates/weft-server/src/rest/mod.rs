@@ -4,6 +4,7 @@
 //! a problem document ([`problem::ApiError`]).
 
 mod access;
+mod after;
 mod blobs;
 mod events;
 mod explain;

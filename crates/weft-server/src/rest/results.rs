@@ -161,7 +161,7 @@ impl Files {
             .map(|payload| payload.file)
             .filter(|file| !file.is_empty());
         let Some(stored) = stored else {
-            return Some(self.unreadable(task, file));
+            return Some(self.without_report(task, file).await);
         };
         let reason = unpack_state(stored.state).and_then(|(_, reason)| reason);
         Some(result_view(
@@ -172,6 +172,17 @@ impl Files {
             file,
             &stored.outcome,
         ))
+    }
+
+    /// A cancelled task may have none; one of any other must be there.
+    async fn without_report(&self, task: Final, file: Option<String>) -> ResultView {
+        match jobs::cancelled_why(&self.server, self.job, task.task).await {
+            Some(cancelled) => ResultView {
+                why: Some(cancelled),
+                ..result_view(task.task, task.state, None, task.attempts, file, &[])
+            },
+            None => self.unreadable(task, file),
+        }
     }
 
     /// A result that was recorded and cannot be read any more must not look like a good one.

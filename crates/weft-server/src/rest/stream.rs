@@ -9,8 +9,12 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use weft_api::MAX_BODY_BYTES;
-use weft_types::{FieldError, JobId, MAX_TASKS_PER_JOB, TaskSpec, Workload, parse_json};
+use weft_types::{
+    FieldError, JobId, MAX_TASKS_PER_JOB, TaskGraph, TaskGraphBuilder, TaskSpec, Workload,
+    parse_json,
+};
 
+use super::after;
 use super::problem::ApiError;
 use super::submit::{at_task, encode_task, new_job};
 use crate::dispatch::NewJob;
@@ -27,16 +31,18 @@ pub(super) async fn submit(server: &Arc<Server>, body: Body) -> Result<JobId, Ap
         .next()
         .await?
         .ok_or_else(|| FieldError::new("", "the stream is empty"))?;
-    let workload: Workload = parse_json(&first)?;
+    let mut workload: Workload = parse_json(&first)?;
     if !workload.tasks.is_empty() || workload.inputs.is_some() {
         return Err(FieldError::new("tasks", "the tasks of a stream are its further lines").into());
     }
     workload.check()?;
-    let mut job = new_job(&workload, 0)?;
+    after::settle(server, &mut workload).await?;
+    let mut job = new_job(&workload, 0, server.clock.wall())?;
     job.submission.id = server.dispatcher.open(0).await?;
     match read_tasks(server, &mut lines, &workload, &job).await {
-        Ok(tasks) => {
+        Ok((tasks, graph)) => {
             job.submission.tasks = tasks;
+            job.submission.graph = graph.map(Arc::new);
             let id = job.submission.id;
             server.dispatcher.opened(job).await?;
             Ok(id)
@@ -54,9 +60,10 @@ async fn read_tasks(
     lines: &mut Lines,
     workload: &Workload,
     job: &NewJob,
-) -> Result<u32, ApiError> {
+) -> Result<(u32, Option<TaskGraph>), ApiError> {
     let id = job.submission.id;
     server.log.open_job(id, job, server.clock.wall()).await?;
+    let mut graph = TaskGraphBuilder::default();
     let mut chunk: Vec<Bytes> = Vec::new();
     let (mut written, mut size) = (0u32, 0);
     while let Some(line) = lines.next().await? {
@@ -68,6 +75,7 @@ async fn read_tasks(
         task.check(workload.runtime)
             .map_err(|error| at_task(index, error))?;
         let payload = encode_task(&task).map_err(|error| at_task(index, error))?;
+        graph.push(&task.after)?;
         size += payload.len();
         chunk.push(payload);
         if chunk.len() >= CHUNK_TASKS || size >= CHUNK_BYTES {
@@ -87,8 +95,10 @@ async fn read_tasks(
     if count > 0 {
         server.log.append_tasks(id, written, chunk).await?;
     }
-    server.log.seal_job(id, written + count).await?;
-    Ok(written + count)
+    let graph = graph.finish()?;
+    let tasks = written + count;
+    server.log.seal_job(id, tasks, graph.is_some()).await?;
+    Ok((tasks, graph))
 }
 
 /// The lines of a body.

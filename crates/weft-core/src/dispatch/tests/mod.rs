@@ -5,6 +5,7 @@ mod depend;
 mod faults;
 mod life;
 mod property;
+mod speculate;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -64,6 +65,7 @@ pub(super) fn job_of(id: u64, tasks: u32) -> Submission {
         deadline_ms: None,
         after: Vec::new(),
         graph: None,
+        speculate: false,
     }
 }
 

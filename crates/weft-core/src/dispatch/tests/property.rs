@@ -116,6 +116,7 @@ fn apply(scene: &mut Scene, account: &mut Account, event: Event) {
             account.jobs.push((JobId(job), tasks));
             scene.step(Input::Submit(Submission {
                 graph: random_graph(tasks, graph),
+                speculate: graph.is_multiple_of(3),
                 ..job_of(job, tasks)
             }));
         }
