@@ -10,7 +10,6 @@ mod explain;
 mod job;
 mod node;
 mod problem;
-mod time;
 mod token;
 
 pub use admin::{AdminFile, Health, VersionView};
@@ -22,8 +21,8 @@ pub use job::{
 };
 pub use node::{CertificateView, NodePatch, NodeView, UsageView};
 pub use problem::{PROBLEM_CONTENT_TYPE, Problem, ProblemField};
-pub use time::{parse_rfc3339, rfc3339};
 pub use token::{TokenCreated, TokenRequest, TokenView};
+pub use weft_types::{parse_rfc3339, rfc3339};
 
 /// The content type of a stream of JSON values, one a line.
 pub const NDJSON_CONTENT_TYPE: &str = "application/x-ndjson";

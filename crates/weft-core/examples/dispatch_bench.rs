@@ -125,6 +125,8 @@ fn submission(job: u32, tasks: u32) -> Submission {
         sealed: true,
         deadline_ms: None,
         after: Vec::new(),
+        graph: None,
+        speculate: false,
     }
 }
 

@@ -26,6 +26,14 @@ pub enum Bug {
     RetryForgotten,
     /// Results in the journal are not read back.
     FinalsNotRecovered,
+    /// A task is queued as soon as the first of its dependencies has completed.
+    DependentReleasedEarly,
+    /// A task is queued although one of its dependencies failed.
+    DependentOfFailedRuns,
+    /// A second attempt has the number of the first.
+    SecondKeepsAttempt,
+    /// What the slower of two attempts reports is recorded once more.
+    SecondResultCounts,
 }
 
 impl Bug {
@@ -41,6 +49,10 @@ impl Bug {
         Self::StaleNotStopped,
         Self::RetryForgotten,
         Self::FinalsNotRecovered,
+        Self::DependentReleasedEarly,
+        Self::DependentOfFailedRuns,
+        Self::SecondKeepsAttempt,
+        Self::SecondResultCounts,
     ];
 }
 

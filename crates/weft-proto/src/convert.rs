@@ -165,6 +165,7 @@ pub fn task_payload(task: &TaskSpec) -> Result<v1::TaskPayload, InvalidMessage> 
         args: task.args.clone().map(|args| v1::TaskArgs { args }),
         env: task.env.clone(),
         timeout_ms: task.timeout.map_or(0, millis),
+        after: task.after.clone(),
     })
 }
 

@@ -6,6 +6,8 @@
 //! Architecture invariant: this crate does no I/O, reads no clock and draws no random numbers; it
 //! knows neither the REST shapes (`weft-api`) nor the wire messages (`weft-proto`).
 
+mod deadline;
+mod graph;
 mod hash;
 mod id;
 mod parse;
@@ -17,6 +19,8 @@ mod time;
 mod units;
 mod workload;
 
+pub use deadline::Deadline;
+pub use graph::{MAX_TASK_DEPENDENCIES, TaskGraph, TaskGraphBuilder};
 pub use hash::BlobHash;
 pub use id::{JobId, MAX_NAME_BYTES, Namespace, NodeId, WorkloadName};
 pub use parse::{FieldError, MAX_WORKLOAD_FILE_BYTES, SourceFormat, parse_json, parse_workload};
@@ -24,11 +28,14 @@ pub use reason::{Class, Failure, Reason};
 pub use resources::{GpuRequest, NodeCapacity, Resources};
 pub use state::{JobState, NodeState, NodeValidity, TaskState};
 pub use task::{MAX_INLINE_DATA_BYTES, TaskCounts, TaskInput, TaskSpec};
-pub use time::{Timestamp, format_duration, parse_duration, serde_duration, serde_duration_opt};
+pub use time::{
+    Timestamp, format_duration, parse_duration, parse_rfc3339, rfc3339, serde_duration,
+    serde_duration_opt,
+};
 pub use units::{Bytes, Millicores, Money, ParseUnitError};
 pub use weft_ops::Program;
 pub use workload::{
-    BudgetSpec, Inputs, Interruptible, MAX_ATTEMPTS, MAX_INLINE_TASKS, MAX_TASKS_PER_JOB, OnExceed,
-    PlacementSpec, ProcessSpec, RetryPolicy, Run, RuntimeKind, SandboxMode, Spread, Strategy,
-    WasmSpec, Workload,
+    BudgetSpec, Inputs, Interruptible, MAX_AFTER_JOBS, MAX_ATTEMPTS, MAX_INLINE_TASKS,
+    MAX_TASKS_PER_JOB, OnExceed, PlacementSpec, ProcessSpec, RetryPolicy, Run, RuntimeKind,
+    SandboxMode, Spread, Strategy, WasmSpec, Workload,
 };

@@ -1,11 +1,14 @@
 //! From text to a [`Workload`]: every refusal names the field and, for an unknown one, the nearest
 //! known name.
 
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 
 use crate::workload::{
-    MAX_ATTEMPTS, MAX_INLINE_TASKS, MAX_TASKS_PER_JOB, Run, RuntimeKind, Workload,
+    MAX_AFTER_JOBS, MAX_ATTEMPTS, MAX_INLINE_TASKS, MAX_TASKS_PER_JOB, Run, RuntimeKind, Workload,
 };
+use crate::{Deadline, TaskGraph, TaskGraphBuilder};
 
 /// The largest workload file that is read, in bytes.
 pub const MAX_WORKLOAD_FILE_BYTES: usize = 4 << 20;
@@ -261,7 +264,19 @@ impl Workload {
                 FieldError::new(format!("tasks[{index}].{}", error.path), error.message)
             })?;
         }
-        Ok(())
+        self.task_graph().map(drop)
+    }
+
+    /// What the listed tasks wait for; `None` when none waits for another.
+    ///
+    /// # Errors
+    /// A task that is not there, or a cycle, with the path of the field.
+    pub fn task_graph(&self) -> Result<Option<TaskGraph>, FieldError> {
+        let mut builder = TaskGraphBuilder::default();
+        for task in self.listed_tasks() {
+            builder.push(&task.after)?;
+        }
+        builder.finish()
     }
 
     fn check_limits(&self) -> Result<(), FieldError> {
@@ -286,6 +301,18 @@ impl Workload {
         if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
             return Err(FieldError::new(
                 "timeout",
+                "zero; leave it out for no limit",
+            ));
+        }
+        if self.after.len() > MAX_AFTER_JOBS {
+            return Err(FieldError::new(
+                "after",
+                format!("more than {MAX_AFTER_JOBS} jobs"),
+            ));
+        }
+        if self.deadline == Some(Deadline::In(Duration::ZERO)) {
+            return Err(FieldError::new(
+                "deadline",
                 "zero; leave it out for no limit",
             ));
         }
@@ -438,6 +465,24 @@ mod tests {
             yaml("apiVersion: weft/v1\nruntime: op\nop: {op: crc32c}\nretry: {attempts: many}\n")
                 .unwrap_err();
         assert_eq!(error.path, "retry.attempts");
+    }
+
+    #[test]
+    fn dependencies_and_deadlines_are_read_and_a_cycle_names_its_field() {
+        let head = "apiVersion: weft/v1\nruntime: op\nop: {op: crc32c}\n";
+        let read = yaml(&format!(
+            "{head}after: [job-1, prepare]\ndeadline: 30m\nspeculate: true\ntasks: [{{}}, {{after: [0]}}]\n"
+        ))
+        .unwrap();
+        assert_eq!(read.after, ["job-1", "prepare"]);
+        assert_eq!(read.deadline.unwrap().to_string(), "30m");
+        assert!(read.speculate);
+        let json = serde_json::to_string(&read).unwrap();
+        assert_eq!(parse_json::<Workload>(json.as_bytes()), Ok(read));
+        let error = yaml(&format!("{head}tasks: [{{after: [1]}}, {{after: [0]}}]\n")).unwrap_err();
+        assert_eq!(error.path, "tasks[0].after");
+        let error = yaml(&format!("{head}deadline: soon\n")).unwrap_err();
+        assert_eq!(error.path, "deadline");
     }
 
     #[test]

@@ -41,6 +41,10 @@ pub struct TaskSpec {
     /// Environment, over the job's.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Tasks of the same job, by number, that must complete before this one begins. When one of
+    /// them does not, this one is cancelled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<u32>,
     /// Time limit, in place of the job's.
     #[serde(
         with = "crate::serde_duration_opt",

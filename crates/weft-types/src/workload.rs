@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BlobHash, Money, Namespace, Program, Reason, Resources, TaskSpec, WorkloadName};
+use crate::{
+    BlobHash, Deadline, Money, Namespace, Program, Reason, Resources, TaskSpec, WorkloadName,
+};
 
 /// The most tasks one job may have.
 pub const MAX_TASKS_PER_JOB: u64 = 10_000_000;
@@ -13,6 +15,9 @@ pub const MAX_TASKS_PER_JOB: u64 = 10_000_000;
 pub const MAX_INLINE_TASKS: usize = 100_000;
 /// The most attempts a task may be given.
 pub const MAX_ATTEMPTS: u32 = 1_000;
+
+/// The most jobs that one may wait for.
+pub const MAX_AFTER_JOBS: usize = 1_000;
 
 /// To completion, or kept running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -339,6 +344,19 @@ pub struct Workload {
     )]
     #[cfg_attr(feature = "schema", schema(value_type = Option<String>, example = "5m"))]
     pub timeout: Option<Duration>,
+    /// Jobs that must succeed before it begins, by id, unique prefix of one, or name in the
+    /// namespace (the newest of that name). When one of them does not, this one is cancelled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
+    /// When the whole job must have ended: a span from the submission, or a time in RFC 3339.
+    /// What is left of it then is cancelled with the reason `timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, example = "30m"))]
+    pub deadline: Option<Deadline>,
+    /// Whether a task that runs far longer than its siblings is started a second time on another
+    /// node; the first result counts. Only for tasks that may run twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub speculate: bool,
     /// Larger runs first, -100 to 100.
     #[serde(default)]
     pub priority: i32,

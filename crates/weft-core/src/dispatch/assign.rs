@@ -54,12 +54,12 @@ impl Machine {
         };
         let (class, ready) = (job.class, job.count(Phase::Queued));
         let given = match self.free_slots(class, ready, limit) {
-            Some((node, units)) => self.give(slot, node, units, units, out),
+            Some((node, units)) => self.give(now, slot, node, units, units, out),
             None => match self.prefetch(slot, class, ready, limit) {
                 Some((node, tasks)) => {
                     let wake = now.plus_ms(self.config.steal_after_ms);
                     self.steal_at = self.steal_at.or(Some(wake));
-                    self.give(slot, node, tasks, 0, out)
+                    self.give(now, slot, node, tasks, 0, out)
                 }
                 None => 0,
             },
@@ -71,7 +71,7 @@ impl Machine {
         given
     }
 
-    fn charge(&mut self, slot: u32, tasks: u32) {
+    pub(super) fn charge(&mut self, slot: u32, tasks: u32) {
         if let Some(job) = self.jobs.at(slot) {
             let cost = self.classes.get(job.class).map_or(1, |class| class.cost);
             self.fair.charge(job.tenant, cost * u64::from(tasks));
@@ -181,6 +181,7 @@ impl Machine {
     /// Moves tasks of a job to a node. Units beyond what the queue really has are released.
     fn give(
         &mut self,
+        now: Monotonic,
         slot: u32,
         node_slot: u16,
         tasks: u32,
@@ -196,14 +197,15 @@ impl Machine {
             let Some(task) = job.ready.pop(&job.table) else {
                 break;
             };
+            let attempt = job.next_attempt(task);
             let Some(cell) = job.table.get_mut(task) else {
                 break;
             };
-            let attempt = cell.attempt() + 1;
             cell.set_attempt(attempt);
             cell.set_spent(false);
             cell.set_node(Some(node_slot));
             job.set_phase(task, Phase::Assigned);
+            job.began(task, now);
             extend(&mut node.outbox, job.id, task, attempt);
             given += 1;
         }
@@ -213,6 +215,7 @@ impl Machine {
             self.index
                 .release(candidate(node_slot), job.class, reserved - given);
         }
+        let speculates = job.speculation.is_some();
         if given > 0 {
             self.touched.insert(node_slot);
             if !job.started {
@@ -224,10 +227,13 @@ impl Machine {
             self.index
                 .set_availability(candidate(node_slot), node.effective());
         }
+        if speculates {
+            self.watch_stragglers(now);
+        }
         given
     }
 
-    fn send_out(&mut self, out: &mut Vec<Output>) {
+    pub(super) fn send_out(&mut self, out: &mut Vec<Output>) {
         while let Some(slot) = self.touched.pop_first() {
             if let Some(node) = self.nodes.get_mut(slot)
                 && let Some(epoch) = node.epoch
@@ -249,7 +255,7 @@ impl Machine {
 }
 
 /// Adds a task to the last run when it continues it.
-fn extend(runs: &mut Vec<TaskRun>, job: weft_types::JobId, task: u32, attempt: u32) {
+pub(super) fn extend(runs: &mut Vec<TaskRun>, job: weft_types::JobId, task: u32, attempt: u32) {
     if let Some(last) = runs.last_mut()
         && last.job == job
         && last.attempt == attempt

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use weft_placement::{Availability, Candidate, ClosedReason};
 use weft_types::{JobId, NodeId, Reason, TaskState};
 
-use crate::Epoch;
+use crate::{Epoch, Monotonic};
 
 use super::Machine;
 use super::node::candidate;
 use super::results::Entry;
+use super::speculate::Role;
 use super::table::{Cell, MAX_ATTEMPT, Phase};
 use super::vocabulary::{Held, Output, TaskRef};
 
@@ -26,6 +27,7 @@ type Lost = (u32, TaskRef);
 impl Machine {
     pub(super) fn on_node_up(
         &mut self,
+        now: Monotonic,
         id: &NodeId,
         session: NewSession,
         held: Held,
@@ -64,7 +66,7 @@ impl Machine {
         let mut adopted = 0;
         for ((job, task), attempt) in claims {
             let at = TaskRef { job, task, attempt };
-            match self.claim(slot, at) {
+            match self.claim(now, slot, at) {
                 Claim::Adopted => adopted += 1,
                 Claim::Pending => {}
                 Claim::Refused if planted!(StaleNotStopped) => {}
@@ -98,7 +100,7 @@ impl Machine {
 
     /// Lets a node go on with a task it says it holds, when nobody else has it and nothing newer
     /// is known.
-    fn claim(&mut self, node: u16, at: TaskRef) -> Claim {
+    fn claim(&mut self, now: Monotonic, node: u16, at: TaskRef) -> Claim {
         let Some(slot) = self.jobs.slot(at.job) else {
             return Claim::Refused;
         };
@@ -108,6 +110,13 @@ impl Machine {
         let Some(cell) = job.table.get(at.task) else {
             return Claim::Refused;
         };
+        if job.role(node, at) == Some(Role::Second) {
+            let class = job.class;
+            if let Some(node) = self.nodes.get_mut(node) {
+                node.hold(slot, class, 1, 0);
+            }
+            return Claim::Adopted;
+        }
         let mine = cell.node() == Some(node) && cell.attempt() == at.attempt;
         match cell.phase() {
             Phase::Recording if mine => return Claim::Pending,
@@ -125,7 +134,10 @@ impl Machine {
                 }
                 return Claim::Refused;
             }
-            _ => return Claim::Refused,
+            _ => {
+                job.outbid(at);
+                return Claim::Refused;
+            }
         }
         if let Some(cell) = job.table.get_mut(at.task) {
             cell.set_attempt(at.attempt);
@@ -136,6 +148,10 @@ impl Machine {
         }
         job.started = true;
         let class = job.class;
+        if job.speculation.is_some() {
+            job.began(at.task, now);
+            self.watch_stragglers(now);
+        }
         if let Some(node) = self.nodes.get_mut(node) {
             node.hold(slot, class, 1, 0);
         }
@@ -232,6 +248,7 @@ impl Machine {
             let Some(job) = self.jobs.at(job_slot) else {
                 continue;
             };
+            held.extend(job.seconds_on(slot).map(|at| (job_slot, at)));
             let on_node = |cell: Cell| cell.phase().is_held() && cell.node() == Some(slot);
             let tasks = job.table.iter().filter(|(_, cell)| on_node(*cell));
             held.extend(tasks.take(count as usize).map(|(task, cell)| {
@@ -247,6 +264,13 @@ impl Machine {
     fn lose(&mut self, lost: &[Lost], out: &mut Vec<Output>) {
         let mut dead = Vec::new();
         for &(slot, at) in lost.iter().rev() {
+            if self
+                .jobs
+                .at_mut(slot)
+                .is_some_and(|job| job.lose_attempt(at))
+            {
+                continue;
+            }
             if self.move_on(slot, at, Reason::NodeLost) {
                 dead.push(Entry {
                     slot,
@@ -302,6 +326,10 @@ enum Claim {
 /// Whether a waiting task may be gone on with: it is the attempt that its last holder had, or one
 /// from before a restart that the journal does not know.
 fn may_adopt(cell: Cell, mine: bool, recovered: bool, attempt: u32) -> bool {
+    // What waits for other tasks has never been handed out, whatever a node says.
+    if cell.phase() == Phase::Blocked {
+        return false;
+    }
     let known = mine && !cell.is_spent();
     let from_before = recovered && attempt > cell.attempt() && attempt < MAX_ATTEMPT;
     known || from_before

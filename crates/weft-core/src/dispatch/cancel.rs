@@ -74,12 +74,22 @@ impl Machine {
                 node.let_go(node_slot, slot, class, &mut self.index);
                 stop.entry(node_slot).or_default().push(at);
             }
+            if let Some((node_slot, attempt)) = job.end_second(task)
+                && let Some(node) = self.nodes.get_mut(node_slot)
+            {
+                node.let_go(node_slot, slot, class, &mut self.index);
+                let second = TaskRef { attempt, ..at };
+                stop.entry(node_slot).or_default().push(second);
+            }
             job.set_phase(task, Phase::Cancelled);
             finals.push(FinalTask {
                 at,
                 state: TaskState::Cancelled,
                 reason: Some(reason),
             });
+        }
+        for position in 0..finals.len() {
+            job.settle(finals[position].at.task, &mut finals);
         }
         if !finals.is_empty() {
             out.push(Output::Finals(finals));
@@ -114,6 +124,7 @@ impl Machine {
             Some(tasks) => Box::new(tasks.iter().copied()),
             None => Box::new(0..job.table.len()),
         };
+        let mut requeued = Vec::new();
         for task in wanted {
             let Some(cell) = job.table.get_mut(task) else {
                 continue;
@@ -127,6 +138,11 @@ impl Machine {
             cell.set_spent(true);
             job.enqueue(task, false);
             job.is_final = false;
+            requeued.push(task);
+        }
+        job.revive_dependents(&requeued);
+        if job.speculation.is_some() && !requeued.is_empty() {
+            self.speculating.insert(slot);
         }
         self.requeue_lane(slot);
     }
@@ -141,8 +157,11 @@ impl Machine {
                         && !found.is_over()
                         && found.cancelled.is_none()
                     {
-                        let reason = Reason::Timeout;
-                        out.push(Output::CancelDue { job, reason });
+                        out.push(Output::CancelDue {
+                            job,
+                            reason: Reason::Timeout,
+                            because: None,
+                        });
                     }
                 }
                 Timer::Breaker { node } => {
@@ -153,6 +172,7 @@ impl Machine {
             }
         }
         self.steal(now, out);
+        self.speculate(now, out);
     }
 
     fn on_retry_due(&mut self, id: JobId, task: u32, attempt: u32) {

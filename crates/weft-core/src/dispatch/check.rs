@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Machine;
+use super::job::Job;
 use super::node::candidate;
 use super::table::Phase;
 
@@ -26,9 +27,20 @@ impl Machine {
                     let node =
                         node.unwrap_or_else(|| panic!("{}/{task} is held by nobody", job.id));
                     *held.entry((node, slot)).or_default() += 1;
+                    if let Some(second) = job.second_node(task) {
+                        assert_ne!(second, node, "{}/{task} is twice on one node", job.id);
+                        *held.entry((second, slot)).or_default() += 1;
+                    }
                     assert!(
                         cell.attempt() > 0,
                         "{}/{task} is held without an attempt",
+                        job.id
+                    );
+                } else {
+                    assert_eq!(
+                        job.second_node(task),
+                        None,
+                        "{}/{task} is not held, but its second attempt is",
                         job.id
                     );
                 }
@@ -39,6 +51,7 @@ impl Machine {
                 "the counts of {} are not its tasks",
                 job.id
             );
+            check_dependencies(job);
             assert_eq!(
                 job.in_lane,
                 job.can_run(),
@@ -110,6 +123,37 @@ impl Machine {
                 "{} has {taken} millicores taken and {reserved} reserved",
                 node.id
             );
+        }
+    }
+}
+
+/// What waits for other tasks waits for as many as have not completed, and nothing else begins.
+fn check_dependencies(job: &Job) {
+    let Some(dependents) = &job.dependents else {
+        assert_eq!(
+            job.count(Phase::Blocked),
+            0,
+            "{} has no dependencies",
+            job.id
+        );
+        return;
+    };
+    // These are for the simulator's own checkers to find.
+    if planted!(DependentReleasedEarly) || planted!(DependentOfFailedRuns) {
+        return;
+    }
+    let unfinished = job.count_dependencies(dependents, |phase| phase != Phase::Completed);
+    for (task, cell) in job.table.iter() {
+        let left = unfinished[task as usize];
+        match cell.phase() {
+            Phase::Blocked => assert!(
+                left > 0 && left == dependents.waits(task),
+                "{}/{task} waits for {} of {left} tasks",
+                job.id,
+                dependents.waits(task)
+            ),
+            Phase::Cancelled => {}
+            phase => assert_eq!(left, 0, "{}/{task} is {phase:?} too early", job.id),
         }
     }
 }

@@ -23,6 +23,8 @@ pub enum Why {
         /// How many.
         jobs: u32,
     },
+    /// Every waiting task waits for other tasks of the job.
+    Tasks,
     /// Every waiting task has failed and waits for its next attempt.
     Backoff,
     /// No node would do, however free it were.
@@ -45,6 +47,8 @@ pub struct Waiting {
     pub queued: u32,
     /// Tasks that wait for their next attempt.
     pub delayed: u32,
+    /// Tasks that wait for other tasks of the job.
+    pub blocked: u32,
     /// The cause.
     pub why: Why,
     /// Every candidate with its refusal or score, and the nearest change that would help; `None`
@@ -60,7 +64,9 @@ impl Waiting {
             Why::NoCandidate if self.lacks_amounts() => Some(Reason::InsufficientResources),
             Why::NoCandidate => Some(Reason::NoCandidate),
             Why::Busy { .. } => Some(Reason::InsufficientResources),
-            Why::Reattaching { .. } | Why::After { .. } | Why::Backoff | Why::Turn => None,
+            Why::Reattaching { .. } | Why::After { .. } | Why::Tasks | Why::Backoff | Why::Turn => {
+                None
+            }
         }
     }
 
@@ -75,7 +81,7 @@ impl Waiting {
 
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let waiting = self.queued + self.delayed;
+        let waiting = self.queued + self.delayed + self.blocked;
         write!(
             f,
             "{waiting} {} ",
@@ -95,6 +101,7 @@ impl fmt::Display for Waiting {
             }
             Why::After { jobs: 1 } => f.write_str("another job must succeed first"),
             Why::After { jobs } => write!(f, "{jobs} other jobs must succeed first"),
+            Why::Tasks => f.write_str("other tasks of the job must complete first"),
             Why::Backoff => f.write_str("each failed and waits for its next attempt"),
             Why::NoCandidate => match &self.explanation {
                 Some(explanation) => explanation.fmt(f),
@@ -127,7 +134,8 @@ impl Machine {
     pub fn waiting(&self, id: JobId) -> Option<Waiting> {
         let job = self.jobs.get(id)?;
         let (queued, delayed) = (job.count(Phase::Queued), job.count(Phase::Delayed));
-        if queued + delayed == 0 {
+        let blocked = job.count(Phase::Blocked);
+        if queued + delayed + blocked == 0 {
             return None;
         }
         let (why, explanation) = self.why(job);
@@ -135,6 +143,7 @@ impl Machine {
             job: id,
             queued,
             delayed,
+            blocked,
             why,
             explanation,
         })
@@ -154,7 +163,13 @@ impl Machine {
             return (Why::After { jobs }, None);
         }
         if job.count(Phase::Queued) == 0 {
-            return (Why::Backoff, None);
+            let waits_for_time = job.count(Phase::Delayed) > 0;
+            let why = if waits_for_time {
+                Why::Backoff
+            } else {
+                Why::Tasks
+            };
+            return (why, None);
         }
         let explanation = self.index.explain(job.class);
         let would_do = self

@@ -6,6 +6,7 @@ use crate::{Epoch, Monotonic, retry};
 
 use super::Machine;
 use super::results::Entry;
+use super::speculate::Role;
 use super::table::{MAX_ATTEMPT, Phase};
 use super::timers::Timer;
 use super::vocabulary::{Output, TaskRef};
@@ -16,7 +17,13 @@ const REJECTED_WAIT_MS: u64 = 100;
 const MAX_REJECTED_WAIT_MS: u64 = 10_000;
 
 impl Machine {
-    pub(super) fn on_started(&mut self, node: &NodeId, epoch: Epoch, tasks: &[TaskRef]) {
+    pub(super) fn on_started(
+        &mut self,
+        now: Monotonic,
+        node: &NodeId,
+        epoch: Epoch,
+        tasks: &[TaskRef],
+    ) {
         let Some(node) = self.nodes.current(node, epoch) else {
             return;
         };
@@ -25,6 +32,7 @@ impl Machine {
                 && let Some(job) = self.jobs.at_mut(slot)
             {
                 job.set_phase(at.task, Phase::Running);
+                job.began(at.task, now);
             }
         }
     }
@@ -43,10 +51,20 @@ impl Machine {
         };
         let mut dead = Vec::new();
         for &at in tasks.iter().rev() {
+            if self.give_back_second(node_slot, at) {
+                continue;
+            }
             let Some(slot) = self.holder_of(node_slot, at) else {
                 continue;
             };
             self.give_back(node_slot, slot, at);
+            if self
+                .jobs
+                .at_mut(slot)
+                .is_some_and(|job| job.promote_second(at.task))
+            {
+                continue;
+            }
             if let Some(reason) = self.last_rejection(slot, at, reason) {
                 self.begin_recording(slot, at.task, Some(reason));
                 dead.push(Entry {
@@ -82,6 +100,23 @@ impl Machine {
         let holds =
             cell.phase().is_held() && cell.node() == Some(node) && cell.attempt() == at.attempt;
         holds.then_some(slot)
+    }
+
+    /// A second attempt that a node gives back is not made good for; answers whether it was one.
+    fn give_back_second(&mut self, node_slot: u16, at: TaskRef) -> bool {
+        let Some(slot) = self.jobs.slot(at.job) else {
+            return false;
+        };
+        let (Some(job), Some(node)) = (self.jobs.at_mut(slot), self.nodes.get_mut(node_slot))
+        else {
+            return false;
+        };
+        if job.role(node_slot, at) != Some(Role::Second) {
+            return false;
+        }
+        job.end_second(at.task);
+        node.let_go(node_slot, slot, job.class, &mut self.index);
+        true
     }
 
     fn give_back(&mut self, node_slot: u16, slot: u32, at: TaskRef) {

@@ -8,8 +8,10 @@ use weft_types::{JobId, JobState, Namespace, Reason, TaskCounts};
 use crate::idmap::IdMap;
 use crate::retry;
 
+use super::depend::Dependents;
 use super::fair::FairShare;
 use super::ready::Ready;
+use super::speculate::Speculation;
 use super::table::{Phase, Table};
 
 /// One job.
@@ -24,6 +26,10 @@ pub(super) struct Job {
     pub(super) table: Table,
     pub(super) ready: Ready,
     phases: [u32; Phase::COUNT],
+    /// Which of its tasks wait for which others; `None` when none does.
+    pub(super) dependents: Option<Box<Dependents>>,
+    /// Times and second attempts of its tasks; `None` when it does not speculate.
+    pub(super) speculation: Option<Box<Speculation>>,
     /// No further tasks will be appended.
     pub(super) sealed: bool,
     /// It was read back after a restart: nodes may hold attempts that the table does not know.
@@ -64,6 +70,8 @@ impl Job {
             table: Table::with_tasks(tasks),
             ready: Ready::default(),
             phases,
+            dependents: None,
+            speculation: None,
             sealed: false,
             recovered: false,
             on_hold: false,
@@ -80,6 +88,12 @@ impl Job {
     pub(super) fn append(&mut self, tasks: u32) {
         self.table.append(tasks);
         self.phases[Phase::Queued as usize] += tasks;
+    }
+
+    /// How many dependencies there are between its tasks.
+    fn dependencies(&self) -> u64 {
+        let dependents = self.dependents.as_ref();
+        dependents.map_or(0, |dependents| dependents.len() as u64)
     }
 
     pub(super) fn count(&self, phase: Phase) -> u32 {
@@ -136,10 +150,13 @@ impl Job {
                 JobState::Queued
             };
         }
-        if self.cancelled.is_some() || self.count(Phase::Cancelled) > 0 {
+        // A task that failed may have cancelled others: the failure is what is to be told.
+        if self.cancelled.is_some() {
             JobState::Cancelled
         } else if self.count(Phase::Failed) + self.count(Phase::Dead) > 0 {
             JobState::Failed
+        } else if self.count(Phase::Cancelled) > 0 {
+            JobState::Cancelled
         } else {
             JobState::Succeeded
         }
@@ -149,7 +166,7 @@ impl Job {
         let count = |phase| u64::from(self.count(phase));
         TaskCounts {
             total: u64::from(self.table.len()),
-            queued: count(Phase::Queued) + count(Phase::Delayed),
+            queued: count(Phase::Queued) + count(Phase::Delayed) + count(Phase::Blocked),
             assigned: count(Phase::Assigned),
             running: count(Phase::Running) + count(Phase::Recording),
             completed: count(Phase::Completed),
@@ -163,6 +180,7 @@ impl Job {
     /// round trips (RFC 6298, section 2).
     pub(super) fn measure(&mut self, run_us: u64) {
         self.run_us = smooth(self.run_us, run_us);
+        self.note_time(run_us);
     }
 }
 
@@ -183,11 +201,14 @@ pub(super) struct Jobs {
     free: Vec<u32>,
     by_id: IdMap<JobId, u32>,
     tasks: u64,
+    /// Dependencies between tasks of the same job.
+    dependencies: u64,
 }
 
 impl Jobs {
     pub(super) fn insert(&mut self, job: Job) -> u32 {
         self.tasks += u64::from(job.table.len());
+        self.dependencies += job.dependencies();
         let id = job.id;
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -208,6 +229,7 @@ impl Jobs {
         self.by_id.remove(&job.id);
         self.free.push(slot);
         self.tasks -= u64::from(job.table.len());
+        self.dependencies -= job.dependencies();
         Some(job)
     }
 
@@ -240,6 +262,11 @@ impl Jobs {
 
     pub(super) fn tasks(&self) -> u64 {
         self.tasks
+    }
+
+    /// What admission counts: tasks, and dependencies between them.
+    pub(super) fn weight(&self) -> u64 {
+        self.tasks + self.dependencies
     }
 
     /// Slots and jobs, in the order of slots.

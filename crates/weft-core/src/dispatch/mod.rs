@@ -14,6 +14,9 @@
 //!          delayed
 //! ```
 //!
+//! A task that waits for others of its job ([`Submission::graph`]) is *blocked* before it is
+//! queued; when one of them does not complete it becomes cancelled without ever having run.
+//!
 //! # How a shell drives it
 //!
 //! 1. Before a job is journaled: [`Machine::admit`]. Once the journal has it on disk:
@@ -35,6 +38,9 @@
 //! A node that reconnects tells what it holds; what matches is adopted, the rest it must stop
 //! ([`Output::Attached`]).
 //!
+//! A job that speculates may have two attempts of a task out at a time ([`speculate`]); the first
+//! result that ends the task makes the other attempt stale.
+//!
 //! # Reservations
 //!
 //! For each node and class the machine counts tasks *held* and units *reserved*; `reserved ≤ held`,
@@ -45,6 +51,7 @@ mod assign;
 mod attach;
 mod cancel;
 mod check;
+mod depend;
 mod explain;
 mod fair;
 mod handback;
@@ -53,6 +60,7 @@ mod node;
 mod ready;
 mod recovery;
 mod results;
+mod speculate;
 mod steal;
 mod submit;
 mod table;
@@ -114,6 +122,10 @@ pub struct Machine {
     more: bool,
     /// When to look for prefetched work to take back; `None` when nothing is prefetched.
     steal_at: Option<Monotonic>,
+    /// Slots of the unfinished jobs that speculate.
+    speculating: BTreeSet<u32>,
+    /// When to look for stragglers; `None` when no task of such a job runs.
+    speculate_at: Option<Monotonic>,
 }
 
 impl Machine {
@@ -139,6 +151,8 @@ impl Machine {
             rotor: 0,
             more: false,
             steal_at: None,
+            speculating: BTreeSet::new(),
+            speculate_at: None,
         }
     }
 
@@ -162,7 +176,7 @@ impl Machine {
                     candidate,
                     max_held,
                 };
-                self.on_node_up(&node, session, held, out);
+                self.on_node_up(now, &node, session, held, out);
             }
             Input::NodeChanged { node, candidate } => self.on_node_changed(&node, candidate),
             Input::NodeAvailability { node, availability } => {
@@ -170,7 +184,7 @@ impl Machine {
             }
             Input::NodeDown { node, epoch } => self.on_node_down(&node, epoch, out),
             Input::NodeRemoved { node } => self.on_node_removed(&node, out),
-            Input::Started { node, epoch, tasks } => self.on_started(&node, epoch, &tasks),
+            Input::Started { node, epoch, tasks } => self.on_started(now, &node, epoch, &tasks),
             Input::Handback {
                 node,
                 epoch,
@@ -193,10 +207,9 @@ impl Machine {
     pub fn next_tick(&self) -> Option<Monotonic> {
         let now = self.more.then_some(Monotonic(0));
         let reattachment = self.reattachment.as_ref().map(Reattachment::deadline);
-        [now, self.timers.next(), reattachment, self.steal_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let timers = self.timers.next();
+        let due = [now, timers, reattachment, self.steal_at, self.speculate_at];
+        due.into_iter().flatten().min()
     }
 
     /// Where a job is, from the states of its tasks.
@@ -215,6 +228,11 @@ impl Machine {
         let holder = cell.node().filter(|_| cell.phase().is_held());
         let node = holder.and_then(|slot| self.nodes.id(slot));
         Some((cell.phase().state(), cell.attempt(), node))
+    }
+
+    /// The task of the same job because of which a task was cancelled: it did not complete.
+    pub fn cause(&self, job: JobId, task: u32) -> Option<u32> {
+        self.jobs.get(job)?.cause(task)
     }
 
     /// States and attempts of some tasks of a job, in order; past the end there is nothing.

@@ -72,6 +72,14 @@ impl Machine {
                 }
             }
         }
+        // Whatever follows from these was announced before the restart.
+        for run in &recovered.finals {
+            for task in run.first..run.first.saturating_add(run.len).min(job.table.len()) {
+                if job.dependents.is_some() {
+                    job.settle(task, &mut Vec::new());
+                }
+            }
+        }
         for &(task, failures) in &recovered.failures {
             if let Some(cell) = job.table.get_mut(task)
                 && cell.phase() == Phase::Queued
@@ -94,6 +102,9 @@ impl Machine {
     fn settle_recovered(&mut self, slot: u32) {
         if let Some(job) = self.jobs.at_mut(slot) {
             job.is_final = job.is_over();
+            if job.is_final {
+                self.speculating.remove(&slot);
+            }
             if let Some(waiting) = &mut self.reattachment
                 && !job.is_final
             {

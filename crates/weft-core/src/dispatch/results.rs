@@ -7,6 +7,7 @@ use crate::{Epoch, Monotonic};
 use super::Machine;
 use super::job::{Job, smooth};
 use super::node::candidate;
+use super::speculate::Role;
 use super::table::{Cell, Phase};
 use super::timers::Timer;
 use super::vocabulary::{BatchId, FinalTask, Outcome, Output, TaskRef, TaskResult, Verdict};
@@ -101,13 +102,14 @@ impl Machine {
         let Some(cell) = job.table.get(at.task) else {
             return Verdict::Ignore;
         };
-        let holds = cell.node() == Some(reporter.node) && cell.attempt() == at.attempt;
-        if !holds && !planted!(FencingSkipped) {
+        let role = job.role(reporter.node, at);
+        let late_second = planted!(SecondResultCounts) && job.was_second(at);
+        if role.is_none() && !late_second && !planted!(FencingSkipped) {
             return Verdict::Ignore;
         }
         match cell.phase() {
             Phase::Assigned | Phase::Running => {}
-            Phase::Completed if planted!(FinalAgain) => {
+            Phase::Completed if planted!(FinalAgain) || late_second => {
                 let state = TaskState::Completed;
                 self.begin_recording(slot, at.task, None);
                 entries.push(Entry { slot, at, state });
@@ -116,6 +118,9 @@ impl Machine {
             Phase::Recording => return Verdict::Pending,
             _ => return Verdict::Ignore,
         }
+        if role == Some(Role::Second) {
+            job.swap_attempts(at.task);
+        }
         let end = end_of(job, cell, result.outcome);
         if result.outcome == Outcome::Completed {
             job.measure(result.run_us);
@@ -123,11 +128,13 @@ impl Machine {
         self.free(reporter, slot, result, out);
         match end {
             Some(state) => {
+                self.stop_second(slot, at.task, out);
                 let reason = reason_of(result.outcome);
                 self.begin_recording(slot, at.task, reason);
                 entries.push(Entry { slot, at, state });
                 Verdict::Record(state)
             }
+            None if self.goes_on(slot, at) => Verdict::Retry,
             None => {
                 self.delay(reporter.now, slot, at, result.outcome, out);
                 Verdict::Retry
@@ -162,6 +169,14 @@ impl Machine {
         self.sync_breaker(reporter.node, changed, out);
     }
 
+    /// Tells the index whether a node takes work.
+    pub(super) fn sync_availability(&mut self, slot: u16) {
+        if let Some(node) = self.nodes.get(slot) {
+            self.index
+                .set_availability(candidate(slot), node.effective());
+        }
+    }
+
     /// Tells the index what the breaker of a node says, and announces a change.
     pub(super) fn sync_breaker(&mut self, slot: u16, changed: bool, out: &mut Vec<Output>) {
         let Some(node) = self.nodes.get(slot) else {
@@ -182,6 +197,21 @@ impl Machine {
                 state,
             });
         }
+    }
+
+    /// An attempt failed that would be tried again: when another one is out that goes on, the
+    /// failure is only counted.
+    fn goes_on(&mut self, slot: u32, at: TaskRef) -> bool {
+        let Some(job) = self.jobs.at_mut(slot) else {
+            return false;
+        };
+        if !job.promote_second(at.task) {
+            return false;
+        }
+        if let Some(cell) = job.table.get_mut(at.task) {
+            cell.set_failures(cell.failures() + 1);
+        }
+        true
     }
 
     /// A task waits for its next attempt.
@@ -273,6 +303,8 @@ impl Machine {
             return;
         };
         let mut finals = Vec::with_capacity(recording.entries.len());
+        let mut cancelled = Vec::new();
+        let mut settled = Vec::new();
         let mut over = Vec::new();
         for entry in &recording.entries {
             let Some(job) = live(self.jobs.at_mut(entry.slot), entry.at.job) else {
@@ -288,12 +320,21 @@ impl Machine {
                 state: entry.state,
                 reason,
             });
+            if job.dependents.is_some() {
+                job.settle(entry.at.task, &mut cancelled);
+                settled.push(entry.slot);
+            }
             if job.is_over() {
                 over.push(entry.slot);
             }
         }
         let tasks = finals.iter().map(|task| task.at).collect();
+        finals.append(&mut cancelled);
         out.push(Output::Finals(finals));
+        settled.dedup();
+        for slot in settled {
+            self.requeue_lane(slot);
+        }
         if let Some((slot, _)) = recording.node
             && let Some(node) = self.nodes.id(slot)
         {

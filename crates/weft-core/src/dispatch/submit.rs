@@ -15,15 +15,15 @@ use super::vocabulary::{Output, Submission};
 const RETRY_AFTER_MS: u64 = 1_000;
 
 impl Machine {
-    /// Reserves room for one job of this many tasks (or for that many more tasks of a job that is
-    /// being streamed), before it is written down. [`super::Input::Submit`] takes the room up;
+    /// Reserves room for one job of this weight ([`Submission::weight`]; or for that many more
+    /// tasks of a job that is being streamed), before it is written down. [`super::Input::Submit`] takes the room up;
     /// [`Machine::abandon`] gives it back.
     ///
     /// # Errors
     /// [`Error::Full`] when the dispatcher holds as much as it may.
     pub fn admit(&mut self, tasks: u64) -> Result<(), Error> {
         let jobs_now = self.jobs.len() as u64 + self.promised_jobs;
-        let tasks_now = self.jobs.tasks() + self.promised_tasks;
+        let tasks_now = self.jobs.weight() + self.promised_tasks;
         if jobs_now >= self.config.max_jobs
             || tasks_now.saturating_add(tasks) > self.config.max_tasks
         {
@@ -71,7 +71,7 @@ impl Machine {
         if self.jobs.get(submission.id).is_some() {
             return;
         }
-        self.abandon(u64::from(submission.tasks));
+        self.abandon(submission.weight());
         let slot = self.insert(now, &submission, out);
         self.requeue_lane(slot);
         self.finish_if_over(slot, out);
@@ -100,8 +100,17 @@ impl Machine {
             let timer = Timer::Deadline { job: job.id };
             self.timers.set(now.plus_ms(deadline_ms), timer);
         }
+        if let Some(graph) = &submission.graph {
+            job.depend(graph);
+        }
         job.blocked_on = self.wait_for(&submission.after, submission.id, out);
-        self.jobs.insert(job)
+        let speculates = submission.speculate;
+        job.speculation = speculates.then(Box::default);
+        let slot = self.jobs.insert(job);
+        if speculates {
+            self.speculating.insert(slot);
+        }
+        slot
     }
 
     /// Notes what a job waits for; answers how many jobs that is.
@@ -113,10 +122,7 @@ impl Machine {
                 Some(state) => {
                     blocked_on += 1;
                     if state.is_final() {
-                        out.push(Output::CancelDue {
-                            job: waiter,
-                            reason: Reason::Cancelled,
-                        });
+                        out.push(dependency_failed(waiter, earlier));
                     } else {
                         self.dependents.entry(earlier).or_default().push(waiter);
                     }
@@ -158,6 +164,7 @@ impl Machine {
             && self.jobs.at(slot).is_some_and(|job| job.is_over())
         {
             self.leave_lane(slot);
+            self.speculating.remove(&slot);
             self.jobs.remove(slot);
             self.dependents.remove(&job);
         }
@@ -200,6 +207,7 @@ impl Machine {
             return;
         }
         job.is_final = true;
+        self.speculating.remove(&slot);
         debug_assert_eq!(job.count(Phase::Recording), 0, "a final job writes nothing");
         let (id, state, counts) = (job.id, job.state(), job.counts());
         out.push(Output::JobFinal {
@@ -208,25 +216,36 @@ impl Machine {
             counts,
         });
         for waiter in self.dependents.remove(&id).unwrap_or_default() {
-            self.dependency_ended(waiter, state, out);
+            self.dependency_ended(waiter, id, state, out);
         }
     }
 
-    fn dependency_ended(&mut self, waiter: JobId, state: JobState, out: &mut Vec<Output>) {
+    fn dependency_ended(
+        &mut self,
+        waiter: JobId,
+        earlier: JobId,
+        state: JobState,
+        out: &mut Vec<Output>,
+    ) {
         let Some(slot) = self.jobs.slot(waiter) else {
             return;
         };
         if state != JobState::Succeeded {
-            out.push(Output::CancelDue {
-                job: waiter,
-                reason: Reason::Cancelled,
-            });
+            out.push(dependency_failed(waiter, earlier));
             return;
         }
         if let Some(job) = self.jobs.at_mut(slot) {
             job.blocked_on = job.blocked_on.saturating_sub(1);
         }
         self.requeue_lane(slot);
+    }
+}
+
+fn dependency_failed(job: JobId, earlier: JobId) -> Output {
+    Output::CancelDue {
+        job,
+        reason: Reason::Cancelled,
+        because: Some(earlier),
     }
 }
 

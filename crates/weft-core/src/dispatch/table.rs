@@ -24,10 +24,12 @@ pub(super) enum Phase {
     Cancelled = 7,
     /// Final.
     Dead = 8,
+    /// Waits for other tasks of its job.
+    Blocked = 9,
 }
 
 impl Phase {
-    pub(super) const COUNT: usize = 9;
+    pub(super) const COUNT: usize = 10;
     const ALL: [Self; Self::COUNT] = [
         Self::Queued,
         Self::Delayed,
@@ -38,11 +40,12 @@ impl Phase {
         Self::Failed,
         Self::Cancelled,
         Self::Dead,
+        Self::Blocked,
     ];
 
     pub(super) fn state(self) -> TaskState {
         match self {
-            Self::Queued | Self::Delayed => TaskState::Queued,
+            Self::Queued | Self::Delayed | Self::Blocked => TaskState::Queued,
             Self::Assigned => TaskState::Assigned,
             // What is not on disk has not ended.
             Self::Running | Self::Recording => TaskState::Running,
@@ -69,9 +72,9 @@ impl Phase {
         matches!(self, Self::Assigned | Self::Running)
     }
 
-    /// Whether the task waits, for a node or for time.
+    /// Whether the task waits, for a node, for time or for other tasks.
     pub(super) fn waits(self) -> bool {
-        matches!(self, Self::Queued | Self::Delayed)
+        matches!(self, Self::Queued | Self::Delayed | Self::Blocked)
     }
 }
 

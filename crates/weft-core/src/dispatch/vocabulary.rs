@@ -1,7 +1,11 @@
 //! What goes into the machine and what comes out of it.
 
+use std::sync::Arc;
+
 use weft_placement::{Availability, Candidate, Request};
-use weft_types::{JobId, JobState, Namespace, NodeId, Reason, RetryPolicy, TaskCounts, TaskState};
+use weft_types::{
+    JobId, JobState, Namespace, NodeId, Reason, RetryPolicy, TaskCounts, TaskGraph, TaskState,
+};
 
 use crate::breaker;
 use crate::{Epoch, Monotonic};
@@ -25,6 +29,10 @@ pub struct Config {
     pub steal_after_ms: u64,
     /// When a node gets no more work.
     pub breaker: breaker::Config,
+    /// How often the running tasks of jobs that speculate are looked at, in milliseconds.
+    pub speculate_every_ms: u64,
+    /// No task is called slow before it has run this long, in milliseconds.
+    pub speculate_floor_ms: u64,
 }
 
 impl Default for Config {
@@ -38,6 +46,8 @@ impl Default for Config {
             max_moves: 20,
             steal_after_ms: 100,
             breaker: breaker::Config::default(),
+            speculate_every_ms: 250,
+            speculate_floor_ms: 1_000,
         }
     }
 }
@@ -63,6 +73,18 @@ pub struct Submission {
     pub deadline_ms: Option<u64>,
     /// Jobs that must succeed first; unknown ones count as done.
     pub after: Vec<JobId>,
+    /// Which of its tasks wait for which others; `None` when none does.
+    pub graph: Option<Arc<TaskGraph>>,
+    /// Whether a task that runs far longer than its siblings gets a second attempt.
+    pub speculate: bool,
+}
+
+impl Submission {
+    /// How much room it takes: its tasks, and the dependencies between them.
+    pub fn weight(&self) -> u64 {
+        let dependencies = self.graph.as_ref().map_or(0, |graph| graph.dependencies());
+        u64::from(self.tasks) + u64::from(dependencies)
+    }
 }
 
 /// Consecutive tasks that are final for the same cause.
@@ -386,6 +408,8 @@ pub enum Output {
         job: JobId,
         /// Its deadline passed (`timeout`), or a job it waited for failed (`cancelled`).
         reason: Reason,
+        /// The job it waited for that did not succeed.
+        because: Option<JobId>,
     },
     /// The first task of a job was handed out.
     JobStarted {

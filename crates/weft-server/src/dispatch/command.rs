@@ -8,6 +8,7 @@ use weft_placement::{Availability, Candidate};
 use weft_types::{JobId, NodeId, Reason};
 
 use super::endings::Reply;
+use super::job::Cancellation;
 use super::shell::Shell;
 use super::work::{Outbound, SessionEnd};
 use crate::Error;
@@ -118,7 +119,7 @@ pub(super) enum Command {
     /// The cancellation is on disk, or could not be written.
     Cancelled {
         job: JobId,
-        reason: Reason,
+        cancellation: Cancellation,
         written: bool,
         reply: Option<oneshot::Sender<Result<(), Error>>>,
     },

@@ -2,7 +2,18 @@
 
 use bytes::Bytes;
 use weft_api::{JobView, rfc3339};
-use weft_types::{JobId, JobState, Namespace, TaskCounts, Timestamp};
+use weft_types::{JobId, JobState, Namespace, Reason, TaskCounts, Timestamp};
+
+use crate::outcome::why;
+
+/// Why a job was cancelled.
+#[derive(Debug, Clone)]
+pub struct Cancellation {
+    /// `cancelled`, or `timeout` when its deadline passed.
+    pub reason: Reason,
+    /// A sentence; empty when the reason says it all.
+    pub detail: Box<str>,
+}
 
 /// Names, times and the specification of a job.
 #[derive(Debug, Clone)]
@@ -18,6 +29,10 @@ pub(super) struct JobRecord {
     pub(super) finished: Option<Timestamp>,
     /// The idempotency key it was submitted with.
     pub(super) key: Option<Box<str>>,
+    /// Why it was cancelled.
+    pub(super) cancelled: Option<Cancellation>,
+    /// Whether some of its tasks wait for others.
+    pub(super) dependent_tasks: bool,
 }
 
 /// A job's record and counts at one moment.
@@ -46,7 +61,12 @@ impl JobStats {
             created_at: rfc3339(self.record.created),
             started_at: self.record.started.map(rfc3339),
             finished_at: self.record.finished.map(rfc3339),
-            why: None,
+            why: self
+                .record
+                .cancelled
+                .as_ref()
+                .filter(|_| self.state == JobState::Cancelled)
+                .map(|cancelled| why(cancelled.reason, &cancelled.detail)),
         }
     }
 }

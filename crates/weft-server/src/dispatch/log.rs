@@ -9,13 +9,15 @@ use prost::Message;
 use weft_core::dispatch::TaskRef;
 use weft_proto::v1;
 use weft_queue::{JobKey, Journal, Options, Record, Recovery, ResultEntry};
-use weft_types::{JobId, Reason, TaskState, Timestamp};
+use weft_types::{JobId, Reason, TaskGraph, TaskGraphBuilder, TaskState, Timestamp};
 
 use super::command::NewJob;
 use crate::Error;
 
 /// The longest output of a failed attempt that is kept in its note, in bytes.
 const MAX_NOTE_BYTES: usize = 4_096;
+/// How many payloads are read at once when a job's dependencies are read back.
+const PAYLOADS_AT_ONCE: u32 = 65_536;
 
 /// A task's final outcome on its way into the journal.
 #[derive(Debug, Clone)]
@@ -104,8 +106,12 @@ impl Log {
             tasks: Some(job.submission.tasks),
             payloads: job.payloads.clone(),
         };
+        let mut records = vec![record];
+        if job.submission.graph.is_some() {
+            records.push(has_dependent_tasks(id));
+        }
         self.journal
-            .append(&[record], move |result| done(result.map_err(Error::from)));
+            .append(&records, move |result| done(result.map_err(Error::from)));
     }
 
     /// Begins a job whose tasks follow.
@@ -142,19 +148,39 @@ impl Log {
             .await?)
     }
 
-    /// Completes a job that was begun.
+    /// Completes a job that was begun; `dependent` when some of its tasks wait for others.
     pub fn seal_job(
         &self,
         id: JobId,
         tasks: u32,
+        dependent: bool,
         done: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) {
-        let record = Record::Sealed {
+        let mut records = Vec::new();
+        if dependent {
+            records.push(has_dependent_tasks(id));
+        }
+        records.push(Record::Sealed {
             job: JobKey(id.0),
             tasks,
-        };
+        });
         self.journal
-            .append(&[record], move |result| done(result.map_err(Error::from)));
+            .append(&records, move |result| done(result.map_err(Error::from)));
+    }
+
+    /// What the tasks of a job wait for, from their payloads; `None` when one cannot be read.
+    pub(super) fn task_graph(&self, id: JobId, tasks: u32) -> Option<TaskGraph> {
+        let mut builder = TaskGraphBuilder::default();
+        let mut first = 0;
+        while first < tasks {
+            let count = PAYLOADS_AT_ONCE.min(tasks - first);
+            for payload in self.journal.payloads(JobKey(id.0), first, count)? {
+                let payload = v1::TaskPayload::decode(payload).ok()?;
+                builder.push(&payload.after).ok()?;
+            }
+            first += count;
+        }
+        builder.finish().ok()?
     }
 
     /// Appends outcomes.
@@ -241,11 +267,25 @@ impl Log {
     /// The result of a task.
     pub async fn result(&self, id: JobId, task: u32) -> Option<StoredResult> {
         let entry = self.journal.result(JobKey(id.0), task)?;
+        // What was queued again has no result, though the one before is still there.
+        unpack_state(entry.state).filter(|(state, _)| *state != TaskState::Queued)?;
         Some(StoredResult {
             attempt: entry.attempt,
             state: entry.state,
             outcome: entry.body,
         })
+    }
+}
+
+/// Tells a start to read what tasks wait for.
+fn has_dependent_tasks(id: JobId) -> Record {
+    let state = v1::StoredJobState {
+        dependent_tasks: true,
+        ..v1::StoredJobState::default()
+    };
+    Record::State {
+        job: JobKey(id.0),
+        bytes: state.encode_to_vec().into(),
     }
 }
 

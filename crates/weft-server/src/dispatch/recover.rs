@@ -15,7 +15,7 @@ use weft_types::{JobId, NodeId, Reason, TaskState, Timestamp, Workload, parse_js
 use super::command::Command;
 use super::endings::Endings;
 use super::handle::{Dispatcher, MAX_WAITING_COMMANDS, Watchers};
-use super::job::JobRecord;
+use super::job::{Cancellation, JobRecord};
 use super::log::{Log, unpack_state};
 use super::shell::Shell;
 use crate::Error;
@@ -61,6 +61,7 @@ impl Dispatching {
             endings: Endings::default(),
             sessions: BTreeMap::new(),
             submitting: HashMap::new(),
+            cancel_again: Vec::new(),
             out: Vec::new(),
             stopped: false,
         };
@@ -133,6 +134,7 @@ impl Dispatching {
 impl Shell {
     fn recover(&mut self, now: Monotonic, job: RecoveredJob) {
         let id = JobId(job.job.0);
+        self.last_id = self.last_id.max(id.0);
         let parsed = v1::StoredJob::decode(job.header.clone())
             .ok()
             .and_then(|stored| {
@@ -160,7 +162,23 @@ impl Shell {
             key: Some(stored.idempotency_key)
                 .filter(|key| !key.is_empty())
                 .map(Into::into),
+            cancelled: u8::try_from(state.cancelled)
+                .ok()
+                .and_then(Reason::from_code)
+                .map(|reason| Cancellation {
+                    reason,
+                    detail: state.cancel_detail.into(),
+                }),
+            dependent_tasks: state.dependent_tasks,
         };
+        let mut submission = submission(&workload, job.tasks, self.clock.wall());
+        submission.id = id;
+        if record.dependent_tasks {
+            let Some(graph) = self.log.task_graph(id, job.tasks) else {
+                return tracing::error!(job = %id, "what the tasks of a job wait for cannot be read; the job is left alone");
+            };
+            submission.graph = Some(Arc::new(graph));
+        }
         if let Some(key) = &record.key {
             self.keys.insert(key.to_string(), id);
         }
@@ -168,17 +186,13 @@ impl Shell {
             self.expiring
                 .push_back((finished.plus(self.result_ttl), id));
         }
+        let cancelled = record.cancelled.as_ref().map(|cancelled| cancelled.reason);
         self.jobs.insert(id, record);
-        self.last_id = self.last_id.max(id.0);
-        let mut submission = submission(&workload, job.tasks);
-        submission.id = id;
         let recovered = Recovered {
             submission,
             finals: final_runs(&job.results),
             failures: job.notes,
-            cancelled: u8::try_from(state.cancelled)
-                .ok()
-                .and_then(Reason::from_code),
+            cancelled,
         };
         self.machine
             .step(now, Input::Recovered(recovered), &mut self.out);
@@ -188,17 +202,24 @@ impl Shell {
         self.expiring.make_contiguous().sort_unstable();
     }
 
-    /// What the journal keeps of a job's fate; with a reason when it is being cancelled.
-    pub(super) fn stored_state(&self, job: JobId, cancelled: Option<Reason>) -> v1::StoredJobState {
+    /// What the journal keeps of a job's fate; `cancelled` while it is being cancelled.
+    pub(super) fn stored_state(
+        &self,
+        job: JobId,
+        cancelled: Option<&Cancellation>,
+    ) -> v1::StoredJobState {
         let record = self.jobs.get(&job);
         let ms = |time: Option<Timestamp>| time.map_or(0, Timestamp::as_millis);
-        let was_cancelled = self.machine.job_state(job) == Some(weft_types::JobState::Cancelled);
-        let cancelled = cancelled.or(was_cancelled.then_some(Reason::Cancelled));
+        let known = record.and_then(|record| record.cancelled.as_ref());
+        let cancelled = known.or(cancelled);
         v1::StoredJobState {
             started_ms: ms(record.and_then(|record| record.started)),
             finished_ms: ms(record.and_then(|record| record.finished)),
-            cancelled: cancelled.map_or(0, |reason| reason.code().into()),
+            cancelled: cancelled.map_or(0, |cancelled| cancelled.reason.code().into()),
             requeued: 0,
+            cancel_detail: cancelled
+                .map_or_else(String::new, |cancelled| cancelled.detail.to_string()),
+            dependent_tasks: record.is_some_and(|record| record.dependent_tasks),
         }
     }
 }

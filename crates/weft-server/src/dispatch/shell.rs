@@ -11,12 +11,12 @@ use weft_core::dispatch::{
     BatchId, FinalTask, Input, Machine, Output, TaskRef, TaskResult, TaskRun, Verdict,
 };
 use weft_core::{Epoch, Monotonic};
-use weft_types::{JobId, JobState, NodeId, Reason, TaskState, Timestamp};
+use weft_types::{JobId, JobState, Namespace, NodeId, Reason, TaskState, Timestamp};
 
 use super::command::{Command, NewJob, NodeReport, Report};
 use super::endings::{Endings, Reply};
 use super::handle::Watchers;
-use super::job::{JobRecord, JobStats};
+use super::job::{Cancellation, JobRecord, JobStats};
 use super::log::{Log, TaskRecord};
 use super::work::{Outbound, SessionEnd, Work};
 use crate::Error;
@@ -28,6 +28,8 @@ use crate::metrics::Metrics;
 const MAX_COMMANDS_A_ROUND: usize = 512;
 /// The longest the thread sleeps, so that expired results are noticed.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
+/// How long the thread waits before it tries again to write that a job is cancelled.
+const CANCEL_AGAIN_MS: u64 = 1_000;
 /// The most jobs that are forgotten in one round.
 const MAX_FORGOTTEN_A_ROUND: usize = 256;
 
@@ -51,6 +53,8 @@ pub struct Shell {
     pub(super) endings: Endings,
     pub(super) sessions: BTreeMap<NodeId, Session>,
     pub(super) submitting: HashMap<JobId, Submitting>,
+    /// Cancellations that nobody asked for and that could not be written: when to try again.
+    pub(super) cancel_again: Vec<(Monotonic, JobId, Cancellation)>,
     pub(super) out: Vec<Output>,
     pub(super) stopped: bool,
 }
@@ -111,6 +115,7 @@ impl Shell {
             self.machine.step(now, Input::Tick, &mut self.out);
         }
         self.expire();
+        self.cancel_due(now);
         self.machine.assign(now, &mut self.out);
         self.carry_out(now);
     }
@@ -149,13 +154,16 @@ impl Shell {
             }
             Command::LeaseLost { node, epoch } => self.lease_lost(now, node, epoch),
             Command::Removed { node } => self.removed(now, node),
-            Command::Cancel { job, reason, reply } => self.cancel(job, reason, Some(reply)),
+            Command::Cancel { job, reason, reply } => {
+                let detail = Box::default();
+                self.cancel(job, Cancellation { reason, detail }, Some(reply));
+            }
             Command::Cancelled {
                 job,
-                reason,
+                cancellation,
                 written,
                 reply,
-            } => self.cancelled(now, job, reason, written, reply),
+            } => self.cancelled(now, job, cancellation, written, reply),
             Command::Requeue { job, reply } => {
                 let requeued = self.requeue(now, job);
                 let _ = reply.send(requeued);
@@ -191,7 +199,7 @@ impl Shell {
         let Some(reply) = self.unless_known(&job, reply) else {
             return;
         };
-        let id = match self.admit(u64::from(job.submission.tasks)) {
+        let id = match self.admit(job.submission.weight()) {
             Ok(id) => id,
             Err(error) => {
                 let _ = reply.send(Err(error));
@@ -215,12 +223,13 @@ impl Shell {
         let Some(reply) = self.unless_known(&job, reply) else {
             return self.log.remove(id);
         };
-        if let Err(error) = self.machine.admit(u64::from(tasks)) {
+        if let Err(error) = self.machine.admit(job.submission.weight()) {
             let _ = reply.send(Err(error.into()));
             return self.log.remove(id);
         }
         let answers = self.answers.clone();
-        self.log.seal_job(id, tasks, move |written| {
+        let dependent = job.submission.graph.is_some();
+        self.log.seal_job(id, tasks, dependent, move |written| {
             answer(&answers, Command::Submitted { id, written });
         });
         self.is_submitting(job, reply);
@@ -265,7 +274,7 @@ impl Shell {
                 }
             }
             Err(error) => {
-                self.machine.abandon(u64::from(job.submission.tasks));
+                self.machine.abandon(job.submission.weight());
                 if let Some(key) = &job.idempotency_key {
                     self.keys.remove(key);
                 }
@@ -298,6 +307,8 @@ impl Shell {
             started: None,
             finished: None,
             key: idempotency_key.map(Into::into),
+            cancelled: None,
+            dependent_tasks: submission.graph.is_some(),
         };
         if let Some(key) = &record.key {
             self.keys.insert(key.to_string(), submission.id);
@@ -462,7 +473,7 @@ impl Shell {
     fn cancel(
         &mut self,
         job: JobId,
-        reason: Reason,
+        cancellation: Cancellation,
         reply: Option<oneshot::Sender<Result<(), Error>>>,
     ) {
         let Some(state) = self.machine.job_state(job) else {
@@ -478,30 +489,34 @@ impl Shell {
             return;
         }
         let answers = self.answers.clone();
-        self.log
-            .append_state(job, self.stored_state(job, Some(reason)), move |written| {
-                let written = written.is_ok();
-                answer(
-                    &answers,
-                    Command::Cancelled {
-                        job,
-                        reason,
-                        written,
-                        reply,
-                    },
-                );
-            });
+        let stored = self.stored_state(job, Some(&cancellation));
+        self.log.append_state(job, stored, move |written| {
+            let written = written.is_ok();
+            answer(
+                &answers,
+                Command::Cancelled {
+                    job,
+                    cancellation,
+                    written,
+                    reply,
+                },
+            );
+        });
     }
 
     fn cancelled(
         &mut self,
         now: Monotonic,
         job: JobId,
-        reason: Reason,
+        cancellation: Cancellation,
         written: bool,
         reply: Option<oneshot::Sender<Result<(), Error>>>,
     ) {
         if written {
+            let reason = cancellation.reason;
+            if let Some(record) = self.jobs.get_mut(&job) {
+                record.cancelled.get_or_insert(cancellation);
+            }
             self.step(
                 now,
                 Input::Cancel {
@@ -510,6 +525,9 @@ impl Shell {
                     reason,
                 },
             );
+        } else if reply.is_none() {
+            let due = now.plus_ms(CANCEL_AGAIN_MS);
+            self.cancel_again.push((due, job, cancellation));
         }
         if let Some(reply) = reply {
             let _ = reply.send(if written {
@@ -517,6 +535,38 @@ impl Shell {
             } else {
                 Err(Error::not_written("the cancellation"))
             });
+        }
+    }
+
+    /// Tries again to write cancellations down that the machine asked for.
+    fn cancel_due(&mut self, now: Monotonic) {
+        let (due, later) = std::mem::take(&mut self.cancel_again)
+            .into_iter()
+            .partition(|(due, ..)| *due <= now);
+        self.cancel_again = later;
+        let due: Vec<(Monotonic, JobId, Cancellation)> = due;
+        for (_, job, cancellation) in due {
+            self.cancel(job, cancellation, None);
+        }
+    }
+
+    /// The sentence for a job that the machine wants cancelled.
+    fn cancellation(&self, reason: Reason, because: Option<JobId>) -> Cancellation {
+        let detail = match because {
+            None if reason == Reason::Timeout => "the job's deadline passed".to_owned(),
+            None => String::new(),
+            Some(earlier) => {
+                let name = self.jobs.get(&earlier).map_or("", |record| &record.name);
+                let end = match self.machine.job_state(earlier) {
+                    Some(JobState::Cancelled) => "was cancelled",
+                    _ => "failed",
+                };
+                format!("{earlier} ({name}), which it waited for, {end}")
+            }
+        };
+        Cancellation {
+            reason,
+            detail: detail.into(),
         }
     }
 
@@ -599,7 +649,11 @@ impl Shell {
                 Output::Recall { node, tasks, .. } => self.send(&node, Work::Recall(tasks)),
                 Output::Ack { node, tasks } => self.send(&node, Work::Ack(tasks)),
                 Output::Record { batch, tasks } => self.record_own(batch, tasks),
-                Output::CancelDue { job, reason } => self.cancel(job, reason, None),
+                Output::CancelDue {
+                    job,
+                    reason,
+                    because,
+                } => self.cancel(job, self.cancellation(reason, because), None),
                 Output::JobStarted { job } => self.job_started(job),
                 Output::Finals(tasks) => self.finals(&tasks),
                 Output::Retrying { at, reason, due } => {
@@ -700,6 +754,67 @@ impl Shell {
     /// The encoded `JobSpec` of a job.
     pub fn spec(&self, id: JobId) -> Option<Bytes> {
         self.jobs.get(&id).map(|record| record.spec.clone())
+    }
+
+    /// Why a task was cancelled for which no node has reported anything.
+    pub fn cancelled_for(&self, id: JobId, task: u32) -> Cancellation {
+        if let Some(cause) = self.machine.cause(id, task) {
+            let end = match self.machine.task(id, cause).map(|(state, ..)| state) {
+                Some(TaskState::Cancelled) => "was cancelled",
+                Some(TaskState::Dead) => "failed as often as it may",
+                _ => "failed",
+            };
+            return Cancellation {
+                reason: Reason::Cancelled,
+                detail: format!("task {cause}, which it waits for, {end}").into(),
+            };
+        }
+        let known = self
+            .jobs
+            .get(&id)
+            .and_then(|record| record.cancelled.clone());
+        known.unwrap_or(Cancellation {
+            reason: Reason::Cancelled,
+            detail: Box::default(),
+        })
+    }
+
+    /// For each word the job it means: an id, a name in the namespace (the newest of that name), or
+    /// a unique prefix of an id; otherwise what is wrong with it.
+    pub fn find_jobs(&self, namespace: &Namespace, words: &[String]) -> Vec<Result<JobId, String>> {
+        let find = |word: &String| self.find_job(namespace, word);
+        words.iter().map(find).collect()
+    }
+
+    fn find_job(&self, namespace: &Namespace, word: &str) -> Result<JobId, String> {
+        let unknown = || format!("there is no job {word:?}; `weft job ls` lists them");
+        if let Ok(id) = word.parse::<JobId>() {
+            return self
+                .jobs
+                .contains_key(&id)
+                .then_some(id)
+                .ok_or_else(unknown);
+        }
+        let named = self
+            .jobs
+            .iter()
+            .filter(|(_, record)| *record.name == *word && record.namespace == *namespace);
+        if let Some(newest) = named.map(|(id, _)| *id).max() {
+            return Ok(newest);
+        }
+        let begins = |id: &JobId| {
+            let text = id.to_string();
+            let bare = text.strip_prefix("job-").unwrap_or(&text);
+            !word.is_empty() && (text.starts_with(word) || bare.starts_with(word))
+        };
+        let mut found = self.jobs.keys().copied().filter(begins);
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one),
+            (Some(_), Some(_)) => Err(format!(
+                "{word:?} could be more than one job; write more of the id"
+            )),
+            _ => Err(unknown()),
+        }
     }
 
     /// The machine, to be asked.

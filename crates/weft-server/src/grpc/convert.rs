@@ -28,6 +28,7 @@ fn read_task(task: api::Task) -> Result<TaskSpec, FieldError> {
         args: task.args.map(|args| args.args),
         env: task.env,
         timeout: task.timeout_ms.map(Duration::from_millis),
+        after: task.after,
         ..TaskSpec::default()
     };
     match task.input {
@@ -197,7 +198,10 @@ mod tests {
     fn a_refused_task_names_its_place() {
         let broken = [
             (
-                api::Task { op: Some(r#"{"op":"sum"}"#.to_owned()), ..Default::default() },
+                api::Task {
+                    op: Some(r#"{"op":"sum"}"#.to_owned()),
+                    ..Default::default()
+                },
                 "tasks[7].op",
             ),
             (

@@ -38,7 +38,9 @@ impl WeftService {
         let mut workload: Workload = parse_json(request.workload.as_bytes())?;
         let listed = workload.tasks.len();
         for (index, task) in request.tasks.into_iter().enumerate() {
-            workload.tasks.push(convert::task_spec(listed + index, task)?);
+            workload
+                .tasks
+                .push(convert::task_spec(listed + index, task)?);
         }
         let key = Some(request.idempotency_key).filter(|key| !key.is_empty());
         let key = key

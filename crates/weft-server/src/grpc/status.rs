@@ -135,10 +135,7 @@ mod tests {
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert_eq!(problem(&refused).errors[0].path, "workload");
         let status = Status::internal("failed to decode Protobuf message: buffer underflow");
-        assert_eq!(
-            problem(&of(&malformed(&status))).errors[0].path,
-            "message"
-        );
+        assert_eq!(problem(&of(&malformed(&status))).errors[0].path, "message");
     }
 
     #[test]
@@ -155,7 +152,10 @@ mod tests {
         let status = of(&ApiError::too_many("full", 3));
         assert_eq!(status.code(), Code::ResourceExhausted);
         assert_eq!(
-            status.metadata().get(RETRY_KEY).and_then(|value| value.to_str().ok()),
+            status
+                .metadata()
+                .get(RETRY_KEY)
+                .and_then(|value| value.to_str().ok()),
             Some("3000")
         );
     }

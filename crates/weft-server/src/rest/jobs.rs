@@ -114,7 +114,10 @@ pub(crate) async fn job_why(server: &Server, view: &JobView) -> Option<WhyView> 
             super::explain::waiting(server, view.id).await
         }
         JobState::Failed => first_failure(server, view.id).await,
-        JobState::Cancelled => Some(why(Reason::Cancelled, "")),
+        JobState::Cancelled => view
+            .why
+            .clone()
+            .or_else(|| Some(why(Reason::Cancelled, ""))),
         _ => None,
     }
 }
@@ -138,8 +141,11 @@ async fn first_failure(server: &Server, id: JobId) -> Option<WhyView> {
     task_why(server, id, task).await
 }
 
+/// Why a task did not complete: as a node reported it, or as the dispatcher decided.
 async fn task_why(server: &Server, id: JobId, task: u32) -> Option<WhyView> {
-    let stored = server.log.result(id, task).await?;
+    let Some(stored) = server.log.result(id, task).await else {
+        return cancelled_why(server, id, task).await;
+    };
     let (_, reason) = unpack_state(stored.state)?;
     let view = outcome::result_view(
         task,
@@ -150,6 +156,19 @@ async fn task_why(server: &Server, id: JobId, task: u32) -> Option<WhyView> {
         &stored.outcome,
     );
     view.why
+}
+
+/// Why a task was cancelled without a report; `None` when it was not.
+pub(super) async fn cancelled_why(server: &Server, id: JobId, task: u32) -> Option<WhyView> {
+    let cancelled = server
+        .dispatcher
+        .ask(move |shell| {
+            let (state, ..) = shell.machine().task(id, task)?;
+            (state == TaskState::Cancelled).then(|| shell.cancelled_for(id, task))
+        })
+        .await
+        .ok()??;
+    Some(why(cancelled.reason, &cancelled.detail))
 }
 
 /// `GET /v1/jobs/{id}/tasks`.
@@ -187,10 +206,12 @@ pub async fn tasks(
         })
         .await?;
     let mut items = found.ok_or_else(|| unknown(id))?;
-    for item in items
-        .iter_mut()
-        .filter(|item| matches!(item.state, TaskState::Failed | TaskState::Dead))
-    {
+    for item in items.iter_mut().filter(|item| {
+        matches!(
+            item.state,
+            TaskState::Failed | TaskState::Dead | TaskState::Cancelled
+        )
+    }) {
         item.why = task_why(&server, id, item.task).await;
     }
     let next = items

@@ -4,6 +4,7 @@
 //! a problem document ([`problem::ApiError`]).
 
 pub(crate) mod access;
+mod after;
 mod blobs;
 pub(crate) mod events;
 mod explain;

@@ -207,7 +207,7 @@ impl Files {
         let stored = self.server.log.result(self.job, task.task).await;
         let file = self.name(task.task).await?;
         let Some(stored) = stored else {
-            return Some(self.unreadable(task, file));
+            return Some(self.without_report(task, file).await);
         };
         let reason = unpack_state(stored.state).and_then(|(_, reason)| reason);
         Some(result_view(
@@ -218,6 +218,17 @@ impl Files {
             file,
             &stored.outcome,
         ))
+    }
+
+    /// A cancelled task may have none; one of any other must be there.
+    async fn without_report(&self, task: Final, file: Option<String>) -> ResultView {
+        match jobs::cancelled_why(&self.server, self.job, task.task).await {
+            Some(cancelled) => ResultView {
+                why: Some(cancelled),
+                ..result_view(task.task, task.state, None, task.attempts, file, &[])
+            },
+            None => self.unreadable(task, file),
+        }
     }
 
     /// A result that was recorded and cannot be read any more must not look like a good one.
@@ -473,7 +484,8 @@ mod tests {
     #[test]
     fn ranges_of_seen_tasks_are_ascending_and_within_the_job() {
         let mut sent = SentTasks::new(100);
-        sent.insert_ranges(&[[0, 0], [2, 63], [64, 99]], 100).unwrap();
+        sent.insert_ranges(&[[0, 0], [2, 63], [64, 99]], 100)
+            .unwrap();
         assert!(!sent.contains(1) && sent.contains(0) && sent.contains(99));
         for (bad, path) in [
             (vec![[3, 2]], "seen[0]"),

@@ -15,7 +15,7 @@ use super::{App, explain};
 pub async fn schedule(State(server): App, body: Bytes) -> Result<Json<ExplainView>, ApiError> {
     let workload: Workload = parse_json(&body)?;
     workload.check()?;
-    let request = submission(&workload, 1).request;
+    let request = submission(&workload, 1, server.clock.wall()).request;
     let explanation = server
         .dispatcher
         .ask(move |shell| shell.machine().index().explain_request(&request))

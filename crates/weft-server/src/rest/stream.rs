@@ -12,9 +12,11 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use weft_api::{MAX_BODY_BYTES, Problem};
 use weft_types::{
-    FieldError, JobId, MAX_TASKS_PER_JOB, Reason, TaskSpec, Workload, parse_json,
+    FieldError, JobId, MAX_TASKS_PER_JOB, Reason, TaskGraph, TaskGraphBuilder, TaskSpec, Workload,
+    parse_json,
 };
 
+use super::after;
 use super::problem::ApiError;
 use super::submit::{at_task, encode_task, new_job};
 use crate::dispatch::NewJob;
@@ -62,12 +64,13 @@ pub(crate) async fn accept(
     mut source: impl Source,
     key: Option<String>,
 ) -> Result<JobId, ApiError> {
-    let workload = in_time(source.job()).await?;
+    let mut workload = in_time(source.job()).await?;
     if !workload.tasks.is_empty() || workload.inputs.is_some() {
         return Err(FieldError::new("tasks", "the tasks of a stream come after its job").into());
     }
     workload.check()?;
-    let mut job = new_job(&workload, 0)?;
+    after::settle(server, &mut workload).await?;
+    let mut job = new_job(&workload, 0, server.clock.wall())?;
     job.idempotency_key = key;
     job.submission.id = server.dispatcher.open(0).await?;
     let mut open = Open {
@@ -75,7 +78,9 @@ pub(crate) async fn accept(
         id: job.submission.id,
         is_complete: false,
     };
-    job.submission.tasks = read_tasks(server, &mut source, &workload, &job).await?;
+    let (tasks, graph) = read_tasks(server, &mut source, &workload, &job).await?;
+    job.submission.tasks = tasks;
+    job.submission.graph = graph.map(Arc::new);
     // From here on the dispatcher sees to it.
     open.is_complete = true;
     Ok(server.dispatcher.seal(job).await?)
@@ -105,9 +110,10 @@ async fn read_tasks(
     source: &mut impl Source,
     workload: &Workload,
     job: &NewJob,
-) -> Result<u32, ApiError> {
+) -> Result<(u32, Option<TaskGraph>), ApiError> {
     let id = job.submission.id;
     server.log.open_job(id, job, server.clock.wall()).await?;
+    let mut graph = TaskGraphBuilder::default();
     let mut chunk: Vec<Bytes> = Vec::new();
     let (mut written, mut size) = (0u32, 0);
     loop {
@@ -121,6 +127,7 @@ async fn read_tasks(
         task.check(workload.runtime)
             .map_err(|error| at_task(index, error))?;
         let payload = encode_task(&task).map_err(|error| at_task(index, error))?;
+        graph.push(&task.after)?;
         size += payload.len();
         chunk.push(payload);
         if chunk.len() >= CHUNK_TASKS || size >= CHUNK_BYTES {
@@ -140,7 +147,7 @@ async fn read_tasks(
     if count > 0 {
         server.log.append_tasks(id, written, chunk).await?;
     }
-    Ok(written + count)
+    Ok((written + count, graph.finish()?))
 }
 
 /// The lines of a body.

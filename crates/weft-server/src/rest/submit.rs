@@ -15,11 +15,11 @@ use serde::Deserialize;
 use weft_api::{JobView, MAX_BODY_BYTES, NDJSON_CONTENT_TYPE};
 use weft_core::dispatch::Submission;
 use weft_placement::Request as PlacementRequest;
-use weft_types::{FieldError, JobId, RuntimeKind, TaskSpec, Workload, parse_json};
+use weft_types::{FieldError, JobId, RuntimeKind, TaskSpec, Timestamp, Workload, parse_json};
 
 use super::page::{Params, wait};
 use super::problem::ApiError;
-use super::{App, jobs, stream};
+use super::{App, after, jobs, stream};
 use crate::dispatch::NewJob;
 use crate::state::Server;
 
@@ -132,6 +132,8 @@ pub(crate) async fn accept(
     key: Option<String>,
 ) -> Result<JobId, ApiError> {
     workload.check()?;
+    after::settle(server, &mut workload).await?;
+    let graph = workload.task_graph()?.map(Arc::new);
     let mut tasks = std::mem::take(&mut workload.tasks);
     let inputs = workload.inputs.take().unwrap_or_default();
     if !inputs.files.is_empty() {
@@ -152,14 +154,15 @@ pub(crate) async fn accept(
         .enumerate()
         .map(|(index, task)| encode_task(task).map_err(|error| at_task(index, error)))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut job = new_job(&workload, count)?;
+    let mut job = new_job(&workload, count, server.clock.wall())?;
+    job.submission.graph = graph;
     job.payloads = payloads;
     job.idempotency_key = key;
     Ok(server.dispatcher.submit(job).await?)
 }
 
-/// A job of a checked workload, without payloads.
-pub(super) fn new_job(workload: &Workload, tasks: u32) -> Result<NewJob, ApiError> {
+/// A job of a checked and settled workload, without payloads.
+pub(super) fn new_job(workload: &Workload, tasks: u32, now: Timestamp) -> Result<NewJob, ApiError> {
     let name = workload
         .name
         .as_ref()
@@ -168,7 +171,7 @@ pub(super) fn new_job(workload: &Workload, tasks: u32) -> Result<NewJob, ApiErro
         serde_json::to_vec(workload).map_err(|error| FieldError::new("", error.to_string()))?;
     let spec = weft_proto::job_spec(workload, &name, json).encode_to_vec();
     Ok(NewJob {
-        submission: submission(workload, tasks),
+        submission: submission(workload, tasks, now),
         name,
         runtime: workload.runtime.as_str(),
         spec: spec.into(),
@@ -177,8 +180,11 @@ pub(super) fn new_job(workload: &Workload, tasks: u32) -> Result<NewJob, ApiErro
     })
 }
 
-/// What the machine needs to know of a workload.
-pub(crate) fn submission(workload: &Workload, tasks: u32) -> Submission {
+/// What the machine needs to know of a settled workload; what its tasks wait for comes on top.
+pub(crate) fn submission(workload: &Workload, tasks: u32, now: Timestamp) -> Submission {
+    let left = workload
+        .deadline
+        .map(|deadline| deadline.at(now).since(now));
     Submission {
         id: JobId(0),
         namespace: workload.namespace.clone(),
@@ -192,8 +198,10 @@ pub(crate) fn submission(workload: &Workload, tasks: u32) -> Submission {
         retry: workload.retry.clone(),
         tasks,
         sealed: true,
-        deadline_ms: None,
-        after: Vec::new(),
+        deadline_ms: left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)),
+        after: after::jobs(workload),
+        graph: None,
+        speculate: workload.speculate,
     }
 }
 

@@ -149,7 +149,7 @@ fn a_passed_deadline_asks_for_cancellation() {
     scene.wait(499);
     assert!(scene.cancel_due.is_empty());
     scene.wait(1);
-    assert_eq!(scene.cancel_due, [(JobId(1), Reason::Timeout)]);
+    assert_eq!(scene.cancel_due, [(JobId(1), Reason::Timeout, None)]);
 }
 
 #[test]

@@ -1,16 +1,19 @@
 //! Scenes with a dispatcher, nodes that hold what they are given, and a journal that works when
 //! told so.
 
+mod depend;
 mod faults;
 mod life;
 mod property;
+mod speculate;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use weft_placement::{Availability, Candidate, Request};
 use weft_types::{
     Bytes, JobId, JobState, Millicores, Namespace, NodeCapacity, NodeId, Reason, RetryPolicy,
-    RuntimeKind, TaskState,
+    RuntimeKind, TaskGraph, TaskGraphBuilder, TaskState,
 };
 
 use super::{
@@ -36,6 +39,15 @@ pub(super) fn node_of(name: &str, slots: u64) -> Candidate {
     }
 }
 
+/// What tasks wait for, a row each.
+pub(super) fn graph_of(rows: &[&[u32]]) -> Option<Arc<TaskGraph>> {
+    let mut builder = TaskGraphBuilder::default();
+    for row in rows {
+        builder.push(row).expect("few dependencies");
+    }
+    builder.finish().expect("no cycle").map(Arc::new)
+}
+
 /// A job of op tasks in the default namespace.
 pub(super) fn job_of(id: u64, tasks: u32) -> Submission {
     Submission {
@@ -52,6 +64,8 @@ pub(super) fn job_of(id: u64, tasks: u32) -> Submission {
         sealed: true,
         deadline_ms: None,
         after: Vec::new(),
+        graph: None,
+        speculate: false,
     }
 }
 
@@ -70,7 +84,7 @@ pub(super) struct Scene {
     /// Final state of each task, once.
     pub(super) finals: BTreeMap<(JobId, u32), (TaskState, Option<Reason>)>,
     pub(super) jobs: BTreeMap<JobId, JobState>,
-    pub(super) cancel_due: Vec<(JobId, Reason)>,
+    pub(super) cancel_due: Vec<(JobId, Reason, Option<JobId>)>,
     /// Outcomes that the machine wants written.
     pub(super) to_write: Vec<BatchId>,
     pub(super) recalled: Vec<TaskRef>,
@@ -225,7 +239,11 @@ impl Scene {
                 }
                 Output::Recall { tasks, .. } => self.recalled.extend(tasks),
                 Output::Record { batch, .. } => self.to_write.push(batch),
-                Output::CancelDue { job, reason } => self.cancel_due.push((job, reason)),
+                Output::CancelDue {
+                    job,
+                    reason,
+                    because,
+                } => self.cancel_due.push((job, reason, because)),
                 Output::Finals(finals) => {
                     for done in finals {
                         let key = (done.at.job, done.at.task);

@@ -1,12 +1,14 @@
 //! Random events against a plain account of what happened.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
-use weft_types::{JobId, Reason};
+use weft_types::{JobId, Reason, TaskGraph};
 
-use super::super::{BatchId, Input, Outcome, TaskRef, Verdict};
-use super::{Scene, id, job_of};
+use super::super::{BatchId, Input, Outcome, Submission, TaskRef, Verdict};
+use super::{Scene, graph_of, id, job_of};
+use crate::idmap::splitmix;
 
 const NODES: [&str; 3] = ["a", "b", "c"];
 
@@ -14,6 +16,8 @@ const NODES: [&str; 3] = ["a", "b", "c"];
 enum Event {
     Submit {
         tasks: u32,
+        /// Seeds what waits for what; nothing does when it is even.
+        graph: u64,
     },
     Up {
         node: usize,
@@ -56,7 +60,7 @@ enum Event {
 fn event() -> impl Strategy<Value = Event> {
     let node = 0..NODES.len();
     prop_oneof![
-        2 => (1u32..40).prop_map(|tasks| Event::Submit { tasks }),
+        2 => (1u32..40, any::<u64>()).prop_map(|(tasks, graph)| Event::Submit { tasks, graph }),
         3 => node.clone().prop_map(|node| Event::Up { node }),
         1 => node.clone().prop_map(|node| Event::Down { node }),
         1 => node.clone().prop_map(|node| Event::Crash { node }),
@@ -86,16 +90,35 @@ struct Account {
     ups: u64,
 }
 
+/// Each task waits for up to two earlier ones.
+fn random_graph(tasks: u32, mut seed: u64) -> Option<Arc<TaskGraph>> {
+    if seed.is_multiple_of(2) {
+        return None;
+    }
+    let mut rows = Vec::new();
+    for task in 0..tasks {
+        let mut random = |below: u32| (splitmix(&mut seed) % u64::from(below)) as u32;
+        let count = if task == 0 { 0 } else { random(3) };
+        rows.push((0..count).map(|_| random(task)).collect::<Vec<_>>());
+    }
+    let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+    graph_of(&rows)
+}
+
 fn pick<T: Copy>(from: &[T], pick: usize) -> Option<T> {
     (!from.is_empty()).then(|| from[pick % from.len()])
 }
 
 fn apply(scene: &mut Scene, account: &mut Account, event: Event) {
     match event {
-        Event::Submit { tasks } => {
+        Event::Submit { tasks, graph } => {
             let job = account.jobs.len() as u64 + 1;
             account.jobs.push((JobId(job), tasks));
-            scene.step(Input::Submit(job_of(job, tasks)));
+            scene.step(Input::Submit(Submission {
+                graph: random_graph(tasks, graph),
+                speculate: graph.is_multiple_of(3),
+                ..job_of(job, tasks)
+            }));
         }
         Event::Up { node } => {
             account.ups += 1;
