@@ -16,6 +16,8 @@ mod settings;
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+#[cfg(feature = "nats")]
+pub mod nats;
 #[cfg(feature = "redis")]
 pub mod redis;
 
@@ -138,6 +140,8 @@ pub enum Acked {
     Done,
     /// Somebody else has the job by now, or ended it.
     Stale,
+    /// Another job has a result under this name, which stands. The job is still held.
+    NameTaken,
 }
 
 /// How many jobs there are.

@@ -1,13 +1,11 @@
 //! The suite and what is special about Redis, against a real `redis-server`.
 
-mod support;
-
 use std::time::Duration;
 
 use bytes::Bytes;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
-use support::Engine;
+use weft_e2e::Engine;
 use weft_intake::conformance::{LEASE, Subject, run};
 use weft_intake::redis::RedisQueue;
 use weft_intake::{Acked, Done, MAX_JOB_BYTES, RedisSettings, WorkQueue};
@@ -19,22 +17,8 @@ struct InRedis {
 
 impl InRedis {
     async fn start() -> Option<Self> {
-        let engine = Engine::start("redis-server", |port, dir| {
-            [
-                "--port",
-                port,
-                "--bind",
-                "127.0.0.1",
-                "--dir",
-                dir,
-                "--save",
-                "",
-            ]
-            .map(str::to_owned)
-            .to_vec()
-        })?;
-        let url = format!("redis://127.0.0.1:{}/", engine.port);
-        let client = redis::Client::open(url).expect("an address");
+        let engine = Engine::redis()?;
+        let client = redis::Client::open(engine.url()).expect("an address");
         let producer = client
             .get_multiplexed_async_connection()
             .await
@@ -46,7 +30,7 @@ impl InRedis {
         RedisSettings {
             prefix: prefix.to_owned(),
             lease: LEASE,
-            ..RedisSettings::new(format!("redis://127.0.0.1:{}/", self.engine.port))
+            ..RedisSettings::new(self.engine.url())
         }
     }
 }
