@@ -11,6 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &[
         "weft-store",
         "weft-queue",
+        "weft-intake",
         "weft-blobs",
         "weft-pki",
         "weft-proto",

@@ -3,11 +3,13 @@
 
 mod cluster;
 mod command;
+mod engine;
 mod netns;
 mod wait;
 
 pub use cluster::{AgentProcess, Cluster, UpOptions, processes_with};
 pub use command::{Done, Weft, finish};
+pub use engine::Engine;
 pub use netns::Namespaces;
 pub use wait::{eventually, eventually_some};
 
