@@ -171,7 +171,7 @@ impl Files {
         let stored = self.server.log.result(self.job, task.task).await;
         let file = self.name(task.task).await?;
         let Some(stored) = stored else {
-            return Some(self.unreadable(task, file));
+            return Some(without_record(task, file));
         };
         let reason = unpack_state(stored.state).and_then(|(_, reason)| reason);
         Some(result_view(
@@ -183,17 +183,23 @@ impl Files {
             &stored.outcome,
         ))
     }
+}
 
-    /// A result that was recorded and cannot be read any more must not look like a good one.
-    fn unreadable(&self, task: Final, file: Option<String>) -> ResultView {
-        let view = result_view(task.task, TaskState::Failed, None, task.attempts, file, &[]);
-        ResultView {
-            why: Some(why(
-                Reason::StorageError,
-                "its result cannot be read from the journal",
-            )),
-            ..view
-        }
+/// The result of a final task that has none in the journal. Those of a cancelled job have none: its
+/// cancellation is recorded once. Any other was recorded and cannot be read any more, and must not
+/// look like a good one.
+fn without_record(task: Final, file: Option<String>) -> ResultView {
+    if task.state == TaskState::Cancelled {
+        let reason = Some(Reason::Cancelled);
+        return result_view(task.task, task.state, reason, task.attempts, file, &[]);
+    }
+    let view = result_view(task.task, TaskState::Failed, None, task.attempts, file, &[]);
+    ResultView {
+        why: Some(why(
+            Reason::StorageError,
+            "its result cannot be read from the journal",
+        )),
+        ..view
     }
 }
 

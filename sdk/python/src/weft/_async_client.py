@@ -115,7 +115,7 @@ class AsyncClient:
         raises: bool = True,
         batch: int = BATCH_TASKS,
         **fields: Any,
-    ) -> AsyncIterator[TaskResult]:
+    ) -> AsyncGenerator[TaskResult, None]:
         """Run some work over inputs; yields their results in the order of the inputs."""
         job = self._with_namespace(map_workload(work, fields))
         until = None if wait is None else clock() + wait
@@ -123,7 +123,7 @@ class AsyncClient:
 
     async def _map(
         self, bodies: Iterator[bytes], until: float | None, *, raises: bool
-    ) -> AsyncIterator[TaskResult]:
+    ) -> AsyncGenerator[TaskResult, None]:
         ahead: deque[Job] = deque()
         try:
             for body in bodies:
@@ -155,11 +155,11 @@ class AsyncClient:
             if found.is_final or clock() >= until:
                 return found
 
-    def jobs(self) -> AsyncIterator[Job]:
+    def jobs(self) -> AsyncGenerator[Job, None]:
         """Yield all jobs, newest first."""
         return self._pages(calls.jobs)
 
-    def tasks(self, job: JobRef, state: str | None = None) -> AsyncIterator[Task]:
+    def tasks(self, job: JobRef, state: str | None = None) -> AsyncGenerator[Task, None]:
         """Yield the tasks of a job, of one state if given."""
         return self._pages(lambda cursor: calls.tasks(job, state, cursor))
 
@@ -176,7 +176,7 @@ class AsyncClient:
 
     def results(
         self, job: JobRef, *, order: str = "finish", wait: float | None = None
-    ) -> AsyncIterator[TaskResult]:
+    ) -> AsyncGenerator[TaskResult, None]:
         """Yield the results of a job, each once, as its tasks end or in their order."""
         in_order = calls.is_in_order(order)
         until = None if wait is None else clock() + wait
@@ -184,7 +184,7 @@ class AsyncClient:
 
     async def _results(
         self, job: JobRef, *, in_order: bool, until: float | None
-    ) -> AsyncIterator[TaskResult]:
+    ) -> AsyncGenerator[TaskResult, None]:
         found = await self._run(calls.job(job))
         total = found.tasks.total
         stream = ResultStream(found.id, total, in_order=in_order, until=until)
@@ -247,7 +247,7 @@ class AsyncClient:
         """Return whether the server lives."""
         return await self._run(calls.health())
 
-    def nodes(self) -> AsyncIterator[Node]:
+    def nodes(self) -> AsyncGenerator[Node, None]:
         """Yield all nodes."""
         return self._pages(calls.nodes)
 
@@ -258,7 +258,7 @@ class AsyncClient:
         follow: bool = True,
         type: str | None = None,  # noqa: A002 - the name of the contract
         subject: str | None = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Yield the events after `since`; with `follow` as they happen, without an end."""
         return self._follow(EventStream(since, follow=follow, kind=type, subject=subject))
 
@@ -288,7 +288,7 @@ class AsyncClient:
     def _with_namespace(self, job: dict[str, Any]) -> dict[str, Any]:
         return {"namespace": self._namespace, **job} if self._namespace else job
 
-    async def _pages(self, page: Callable[[str | None], Call[Page[T]]]) -> AsyncIterator[T]:
+    async def _pages(self, page: Callable[[str | None], Call[Page[T]]]) -> AsyncGenerator[T, None]:
         cursor = None
         while True:
             found = await self._run(page(cursor))

@@ -115,7 +115,7 @@ class Client:
         raises: bool = True,
         batch: int = BATCH_TASKS,
         **fields: Any,
-    ) -> Iterator[TaskResult]:
+    ) -> Generator[TaskResult, None, None]:
         """Run some work over inputs; yields their results in the order of the inputs.
 
         Inputs are sent as jobs of up to `batch` tasks, a few ahead of the results that are asked
@@ -129,7 +129,7 @@ class Client:
 
     def _map(
         self, bodies: Iterator[bytes], until: float | None, *, raises: bool
-    ) -> Iterator[TaskResult]:
+    ) -> Generator[TaskResult, None, None]:
         ahead: deque[Job] = deque()
         try:
             for body in bodies:
@@ -154,11 +154,11 @@ class Client:
             if found.is_final or clock() >= until:
                 return found
 
-    def jobs(self) -> Iterator[Job]:
+    def jobs(self) -> Generator[Job, None, None]:
         """Yield all jobs, newest first."""
         return self._pages(calls.jobs)
 
-    def tasks(self, job: JobRef, state: str | None = None) -> Iterator[Task]:
+    def tasks(self, job: JobRef, state: str | None = None) -> Generator[Task, None, None]:
         """Yield the tasks of a job, of one state if given."""
         return self._pages(lambda cursor: calls.tasks(job, state, cursor))
 
@@ -175,7 +175,7 @@ class Client:
 
     def results(
         self, job: JobRef, *, order: str = "finish", wait: float | None = None
-    ) -> Iterator[TaskResult]:
+    ) -> Generator[TaskResult, None, None]:
         """Yield the results of a job, each once, as its tasks end or in their order (``task``).
 
         Ends when all tasks have ended or `wait` seconds are over. A broken connection is made
@@ -185,7 +185,9 @@ class Client:
         until = None if wait is None else clock() + wait
         return self._results(job, in_order=in_order, until=until)
 
-    def _results(self, job: JobRef, *, in_order: bool, until: float | None) -> Iterator[TaskResult]:
+    def _results(
+        self, job: JobRef, *, in_order: bool, until: float | None
+    ) -> Generator[TaskResult, None, None]:
         found = self._run(calls.job(job))
         yield from self._follow(
             ResultStream(found.id, found.tasks.total, in_order=in_order, until=until)
@@ -210,7 +212,7 @@ class Client:
 
     def _all_results(
         self, job: JobRef, until: float | None, *, raises: bool
-    ) -> Iterator[TaskResult]:
+    ) -> Generator[TaskResult, None, None]:
         found = self._run(calls.job(job)) if isinstance(job, str) else job
         stream = ResultStream(found.id, found.tasks.total, in_order=True, until=until)
         for result in self._follow(stream):
@@ -240,7 +242,7 @@ class Client:
         """Return whether the server lives."""
         return self._run(calls.health())
 
-    def nodes(self) -> Iterator[Node]:
+    def nodes(self) -> Generator[Node, None, None]:
         """Yield all nodes."""
         return self._pages(calls.nodes)
 
@@ -251,7 +253,7 @@ class Client:
         follow: bool = True,
         type: str | None = None,  # noqa: A002 - the name of the contract
         subject: str | None = None,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Yield the events after `since`; with `follow` as they happen, without an end.
 
         `type` is the beginning of a type, as in ``node``. A broken connection is made again.
@@ -286,7 +288,7 @@ class Client:
     def _with_namespace(self, job: dict[str, Any]) -> dict[str, Any]:
         return {"namespace": self._namespace, **job} if self._namespace else job
 
-    def _pages(self, page: Callable[[str | None], Call[Page[T]]]) -> Iterator[T]:
+    def _pages(self, page: Callable[[str | None], Call[Page[T]]]) -> Generator[T, None, None]:
         cursor = None
         while True:
             found = self._run(page(cursor))
