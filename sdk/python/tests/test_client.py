@@ -29,6 +29,8 @@ def test_a_job_is_submitted_waited_for_and_read(client: weft.Client) -> None:
     assert [result.value for result in client.results(job, order="task")] == [2, 0, 1]
     assert sorted(result.task for result in client.results(job.id)) == [0, 1, 2]
     assert client.result(job, 2).result == {"op": "counteq", "count": 1, "bytes": 1}
+    with pytest.raises(weft.NotFoundError, match="no task 3"):
+        client.result(job, 3)
     assert client.wait(job.id).id == job.id
     assert client.job(job.id) == client.job(job)
     assert job.id in [listed.id for listed in client.jobs()]
@@ -76,6 +78,20 @@ def test_map_asks_for_few_inputs_ahead(client: weft.Client) -> None:
     assert [next(results).value for _ in range(25)] == [1] * 25
     assert asked <= 80
     results.close()
+
+
+def test_large_lists_are_streamed(client: weft.Client) -> None:
+    job = client.submit(STARS, tasks=[b"*" * (1 << 20)] * 40)
+    [results] = client.gather(job)
+    assert [result.value for result in results] == [1 << 20] * 40
+
+
+def test_http2_does_the_same(shared: Server) -> None:
+    with weft.Client.from_admin(shared.data_dir, http2=True) as client:
+        inputs = [b"*" * n for n in range(500)]
+        assert [result.value for result in client.map(STARS, inputs, batch=50)] == list(range(500))
+        job = client.submit(STARS, tasks=iter(inputs))
+        assert len(list(client.results(job))) == 500
 
 
 def test_gather_gives_the_results_of_each_job(client: weft.Client) -> None:

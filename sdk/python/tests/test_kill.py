@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -126,6 +127,17 @@ def test_a_server_that_stays_away_is_an_error_in_time(server: Server) -> None:
         assert endpoint.server in str(caught.value)
         with pytest.raises(weft.UnreachableError):
             next(iter(client.events()))
+
+
+def test_leaving_a_map_takes_no_time_when_the_server_is_away(server: Server) -> None:
+    with server.client() as client:
+        sleep = {"runtime": "process", "process": {"command": ["sleep", "600"]}}
+        results = client.map({**sleep, "retry": {"attempts": 1}}, [{"args": ["true"]}, {}] * 9)
+        assert next(results).ok
+        server.kill()
+        started = time.monotonic()
+        results.close()
+        assert time.monotonic() - started < 5
 
 
 class LosesAnswers(httpx.BaseTransport):

@@ -143,6 +143,20 @@ def line(task: object, **more: Any) -> bytes:
     return json.dumps({"task": task, "state": "completed", "attempts": 1, **more}).encode() + b"\n"
 
 
+def test_a_straggler_does_not_bring_everything_back_every_time() -> None:
+    stream = ResultStream("job", 100, in_order=False, until=None)
+    now, waits = 0.0, []
+    for _ in range(8):
+        call = stream.call(now)
+        assert call is not None
+        assert call.params["from"] == "0"
+        waits.append(call.patience)
+        stream.feed(b"".join(line(task) for task in range(1, 100)))
+        now += call.patience
+        stream.ended(now)
+    assert waits == [20, 40, 80, 160, 320, 600, 600, 600]
+
+
 def asked(stream: ResultStream) -> int:
     call = stream.call(0)
     assert call is not None

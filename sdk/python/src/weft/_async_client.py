@@ -20,7 +20,7 @@ from . import _calls as calls
 from ._client import AHEAD_JOBS
 from ._endpoint import Endpoint, StrPath, default_namespace, discover
 from ._errors import NotFoundError, WaitOverError, WeftError
-from ._retry import Attempts, Retry
+from ._retry import LEAVING, Attempts, Retry
 from ._streams import EventStream, ResultStream, Stream
 from ._tasks import BATCH_TASKS, Input, TaskStream, Work, batches, map_workload
 from ._transport import Answer, Settings, clock, refused, request_of, unreachable
@@ -140,11 +140,11 @@ class AsyncClient:
                         yield result
                 ahead.popleft()
         finally:
-            # A cancelled scope must not keep the jobs from being cancelled.
-            with anyio.CancelScope(shield=True):
+            # A cancelled scope must not keep the jobs from being cancelled, nor a server that is
+            # away hold up those who leave.
+            with anyio.CancelScope(shield=True), suppress(WeftError):
                 for job in ahead:
-                    with suppress(WeftError):
-                        await self.cancel(job)
+                    await self._run(calls.cancel(job), LEAVING)
 
     async def job(self, job: JobRef, wait: float = 0.0) -> Job:
         """Return a job; with `wait`, once it is final or that many seconds are over."""
@@ -196,7 +196,7 @@ class AsyncClient:
         """Wait for the result of one task."""
         until = None if wait is None else clock() + wait
         found = await self._run(calls.job(job))
-        total = found.tasks.total
+        total = calls.total_with(found, task)
         stream = ResultStream(found.id, total, in_order=True, until=until, first=task)
         async with _closing(self._follow(stream)) as results:
             async for result in results:
@@ -298,7 +298,7 @@ class AsyncClient:
             if cursor is None:
                 return
 
-    async def _run(self, call: Call[T]) -> T:
+    async def _run(self, call: Call[T], retry: Retry | None = None) -> T:
         async def send() -> T:
             async with self._open(call) as response:
                 answer = Answer()
@@ -306,10 +306,12 @@ class AsyncClient:
                     answer.add(chunk)
             return call.read(answer.body)
 
-        return await self._attempt(send, safe=call.safe)
+        return await self._attempt(send, retry, safe=call.safe)
 
-    async def _attempt(self, send: Callable[[], Awaitable[T]], *, safe: bool) -> T:
-        attempts = Attempts(self._retry)
+    async def _attempt(
+        self, send: Callable[[], Awaitable[T]], retry: Retry | None = None, *, safe: bool
+    ) -> T:
+        attempts = Attempts(retry or self._retry)
         while True:
             try:
                 return await send()

@@ -15,7 +15,7 @@ from . import _artifacts as artifacts
 from . import _calls as calls
 from ._endpoint import Endpoint, StrPath, default_namespace, discover
 from ._errors import NotFoundError, WaitOverError, WeftError
-from ._retry import Attempts, Retry
+from ._retry import LEAVING, Attempts, Retry
 from ._streams import EventStream, ResultStream, Stream
 from ._tasks import BATCH_TASKS, Input, TaskStream, Work, batches, map_workload
 from ._transport import Answer, Settings, clock, refused, request_of, unreachable
@@ -142,9 +142,10 @@ class Client:
                 yield from self._all_results(ahead[0], until, raises=raises)
                 ahead.popleft()
         finally:
-            for job in ahead:
-                with suppress(WeftError):
-                    self.cancel(job)
+            # A server that is away must not hold up those who leave.
+            with suppress(WeftError):
+                for job in ahead:
+                    self._run(calls.cancel(job), LEAVING)
 
     def job(self, job: JobRef, wait: float = 0.0) -> Job:
         """Return a job; with `wait`, once it is final or that many seconds are over."""
@@ -197,7 +198,8 @@ class Client:
         """Wait for the result of one task; raises `TaskFailedError` when it did not complete."""
         until = None if wait is None else clock() + wait
         found = self._run(calls.job(job))
-        stream = ResultStream(found.id, found.tasks.total, in_order=True, until=until, first=task)
+        total = calls.total_with(found, task)
+        stream = ResultStream(found.id, total, in_order=True, until=until, first=task)
         with closing(self._follow(stream)) as results:
             for result in results:
                 return calls.checked(result, raises=True)
@@ -297,7 +299,7 @@ class Client:
             if cursor is None:
                 return
 
-    def _run(self, call: Call[T]) -> T:
+    def _run(self, call: Call[T], retry: Retry | None = None) -> T:
         def send() -> T:
             with self._open(call) as response:
                 answer = Answer()
@@ -305,10 +307,10 @@ class Client:
                     answer.add(chunk)
             return call.read(answer.body)
 
-        return self._attempt(send, safe=call.safe)
+        return self._attempt(send, retry, safe=call.safe)
 
-    def _attempt(self, send: Callable[[], T], *, safe: bool) -> T:
-        attempts = Attempts(self._retry)
+    def _attempt(self, send: Callable[[], T], retry: Retry | None = None, *, safe: bool) -> T:
+        attempts = Attempts(retry or self._retry)
         while True:
             try:
                 return send()
