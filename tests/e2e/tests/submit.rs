@@ -89,6 +89,21 @@ fn cancelling_twice_or_too_late_forgets_nothing() {
         assert_eq!(cancelled["id"], job["id"], "{cancelled}");
         assert_eq!(cancelled["state"], "cancelled", "{cancelled}");
     }
+    let results = format!(
+        "/v1/jobs/{}/results",
+        job["id"].as_str().unwrap_or_default()
+    );
+    let lines = text(&cluster, &[], &results);
+    assert_eq!(
+        lines.matches(r#""state":"cancelled""#).count(),
+        10,
+        "{lines}"
+    );
+    assert_eq!(
+        lines.matches(r#""reason":"cancelled""#).count(),
+        10,
+        "{lines}"
+    );
     let unknown = json(
         &cluster,
         &["-X", "POST"],

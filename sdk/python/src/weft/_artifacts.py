@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -13,6 +12,7 @@ from ._errors import ConfigError
 from ._model import Artifact
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
     from types import TracebackType
 
@@ -71,10 +71,8 @@ class Download:
 
     def __init__(self, path: StrPath) -> None:
         self._path = Path(path)
-        handle, self._partial = tempfile.mkstemp(
-            prefix=f".{self._path.name}.", dir=self._path.parent
-        )
-        self._file = os.fdopen(handle, "wb")
+        self._partial = self._path.with_name(f".{self._path.name}.{uuid.uuid4().hex}")
+        self._file = self._partial.open("xb")
 
     def write(self, chunk: bytes) -> None:
         """Append to it."""
@@ -91,6 +89,6 @@ class Download:
     ) -> None:
         self._file.close()
         if error is None:
-            Path(self._partial).replace(self._path)
+            self._partial.replace(self._path)
         else:
-            Path(self._partial).unlink()
+            self._partial.unlink()

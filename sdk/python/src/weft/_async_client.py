@@ -20,7 +20,7 @@ from . import _calls as calls
 from ._client import AHEAD_JOBS
 from ._endpoint import Endpoint, StrPath, default_namespace, discover
 from ._errors import NotFoundError, WaitOverError, WeftError
-from ._retry import Attempts, Retry
+from ._retry import LEAVING, Attempts, Retry
 from ._streams import EventStream, ResultStream, Stream
 from ._tasks import BATCH_TASKS, Input, TaskStream, Work, batches, map_workload
 from ._transport import Answer, Settings, clock, refused, request_of, unreachable
@@ -115,7 +115,7 @@ class AsyncClient:
         raises: bool = True,
         batch: int = BATCH_TASKS,
         **fields: Any,
-    ) -> AsyncIterator[TaskResult]:
+    ) -> AsyncGenerator[TaskResult, None]:
         """Run some work over inputs; yields their results in the order of the inputs."""
         job = self._with_namespace(map_workload(work, fields))
         until = None if wait is None else clock() + wait
@@ -123,7 +123,7 @@ class AsyncClient:
 
     async def _map(
         self, bodies: Iterator[bytes], until: float | None, *, raises: bool
-    ) -> AsyncIterator[TaskResult]:
+    ) -> AsyncGenerator[TaskResult, None]:
         ahead: deque[Job] = deque()
         try:
             for body in bodies:
@@ -140,11 +140,11 @@ class AsyncClient:
                         yield result
                 ahead.popleft()
         finally:
-            # A cancelled scope must not keep the jobs from being cancelled.
-            with anyio.CancelScope(shield=True):
+            # A cancelled scope must not keep the jobs from being cancelled, nor a server that is
+            # away hold up those who leave.
+            with anyio.CancelScope(shield=True), suppress(WeftError):
                 for job in ahead:
-                    with suppress(WeftError):
-                        await self.cancel(job)
+                    await self._run(calls.cancel(job), LEAVING)
 
     async def job(self, job: JobRef, wait: float = 0.0) -> Job:
         """Return a job; with `wait`, once it is final or that many seconds are over."""
@@ -155,11 +155,11 @@ class AsyncClient:
             if found.is_final or clock() >= until:
                 return found
 
-    def jobs(self) -> AsyncIterator[Job]:
+    def jobs(self) -> AsyncGenerator[Job, None]:
         """Yield all jobs, newest first."""
         return self._pages(calls.jobs)
 
-    def tasks(self, job: JobRef, state: str | None = None) -> AsyncIterator[Task]:
+    def tasks(self, job: JobRef, state: str | None = None) -> AsyncGenerator[Task, None]:
         """Yield the tasks of a job, of one state if given."""
         return self._pages(lambda cursor: calls.tasks(job, state, cursor))
 
@@ -176,7 +176,7 @@ class AsyncClient:
 
     def results(
         self, job: JobRef, *, order: str = "finish", wait: float | None = None
-    ) -> AsyncIterator[TaskResult]:
+    ) -> AsyncGenerator[TaskResult, None]:
         """Yield the results of a job, each once, as its tasks end or in their order."""
         in_order = calls.is_in_order(order)
         until = None if wait is None else clock() + wait
@@ -184,7 +184,7 @@ class AsyncClient:
 
     async def _results(
         self, job: JobRef, *, in_order: bool, until: float | None
-    ) -> AsyncIterator[TaskResult]:
+    ) -> AsyncGenerator[TaskResult, None]:
         found = await self._run(calls.job(job))
         total = found.tasks.total
         stream = ResultStream(found.id, total, in_order=in_order, until=until)
@@ -196,7 +196,7 @@ class AsyncClient:
         """Wait for the result of one task."""
         until = None if wait is None else clock() + wait
         found = await self._run(calls.job(job))
-        total = found.tasks.total
+        total = calls.total_with(found, task)
         stream = ResultStream(found.id, total, in_order=True, until=until, first=task)
         async with _closing(self._follow(stream)) as results:
             async for result in results:
@@ -247,7 +247,7 @@ class AsyncClient:
         """Return whether the server lives."""
         return await self._run(calls.health())
 
-    def nodes(self) -> AsyncIterator[Node]:
+    def nodes(self) -> AsyncGenerator[Node, None]:
         """Yield all nodes."""
         return self._pages(calls.nodes)
 
@@ -258,7 +258,7 @@ class AsyncClient:
         follow: bool = True,
         type: str | None = None,  # noqa: A002 - the name of the contract
         subject: str | None = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Yield the events after `since`; with `follow` as they happen, without an end."""
         return self._follow(EventStream(since, follow=follow, kind=type, subject=subject))
 
@@ -288,7 +288,7 @@ class AsyncClient:
     def _with_namespace(self, job: dict[str, Any]) -> dict[str, Any]:
         return {"namespace": self._namespace, **job} if self._namespace else job
 
-    async def _pages(self, page: Callable[[str | None], Call[Page[T]]]) -> AsyncIterator[T]:
+    async def _pages(self, page: Callable[[str | None], Call[Page[T]]]) -> AsyncGenerator[T, None]:
         cursor = None
         while True:
             found = await self._run(page(cursor))
@@ -298,7 +298,7 @@ class AsyncClient:
             if cursor is None:
                 return
 
-    async def _run(self, call: Call[T]) -> T:
+    async def _run(self, call: Call[T], retry: Retry | None = None) -> T:
         async def send() -> T:
             async with self._open(call) as response:
                 answer = Answer()
@@ -306,10 +306,12 @@ class AsyncClient:
                     answer.add(chunk)
             return call.read(answer.body)
 
-        return await self._attempt(send, safe=call.safe)
+        return await self._attempt(send, retry, safe=call.safe)
 
-    async def _attempt(self, send: Callable[[], Awaitable[T]], *, safe: bool) -> T:
-        attempts = Attempts(self._retry)
+    async def _attempt(
+        self, send: Callable[[], Awaitable[T]], retry: Retry | None = None, *, safe: bool
+    ) -> T:
+        attempts = Attempts(retry or self._retry)
         while True:
             try:
                 return await send()

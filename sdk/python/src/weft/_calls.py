@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable, Generic, TypeVar, Union
 from urllib.parse import quote
 
-from ._errors import TaskFailedError
+from ._errors import NotFoundError, TaskFailedError
 from ._fields import Fields
 from ._model import Artifact, Explanation, Health, Job, Node, Task, TaskResult
 from ._tasks import Input, TaskStream, dumps, encode_task, json_body
@@ -29,6 +29,8 @@ Body = Union[bytes, Iterable[bytes], None]
 PAGE_ENTRIES = 1_000
 INLINE_TASKS = 10_000
 """Lists of more tasks than this are streamed."""
+INLINE_BYTES = 8 << 20
+"""Lists of larger tasks than this together are streamed."""
 POLL_S = 20.0
 """How long the server may hold one request that waits; longer waits are several requests."""
 _JSON = {"content-type": "application/json"}
@@ -71,6 +73,13 @@ def is_in_order(order: str) -> bool:
     if order not in {"finish", "task"}:
         raise ValueError(f"{order!r} is neither finish nor task")
     return order == "task"
+
+
+def total_with(job: Job, task: int) -> int:
+    """Return how many tasks a job has; raise when the task is none of them."""
+    if not 0 <= task < job.tasks.total:
+        raise NotFoundError(f"{job.id} has no task {task}", reason="invalid-spec")
+    return job.tasks.total
 
 
 def checked(result: TaskResult, *, raises: bool) -> TaskResult:
@@ -132,8 +141,9 @@ def submit(
             raise ValueError("there are no tasks; leave `tasks` out for a job of one")
         if len(tasks) <= INLINE_TASKS:
             encoded = [encode_task(task) for task in tasks]
-            body = json_body(job, encoded)
-            return submit_body(body, ndjson=False, key=key, wait=wait)
+            if sum(map(len, encoded)) <= INLINE_BYTES:
+                body = json_body(job, encoded)
+                return submit_body(body, ndjson=False, key=key, wait=wait)
     return submit_body(TaskStream(job, tasks), ndjson=True, key=key, wait=wait)
 
 

@@ -15,7 +15,7 @@ from . import _artifacts as artifacts
 from . import _calls as calls
 from ._endpoint import Endpoint, StrPath, default_namespace, discover
 from ._errors import NotFoundError, WaitOverError, WeftError
-from ._retry import Attempts, Retry
+from ._retry import LEAVING, Attempts, Retry
 from ._streams import EventStream, ResultStream, Stream
 from ._tasks import BATCH_TASKS, Input, TaskStream, Work, batches, map_workload
 from ._transport import Answer, Settings, clock, refused, request_of, unreachable
@@ -115,7 +115,7 @@ class Client:
         raises: bool = True,
         batch: int = BATCH_TASKS,
         **fields: Any,
-    ) -> Iterator[TaskResult]:
+    ) -> Generator[TaskResult, None, None]:
         """Run some work over inputs; yields their results in the order of the inputs.
 
         Inputs are sent as jobs of up to `batch` tasks, a few ahead of the results that are asked
@@ -129,7 +129,7 @@ class Client:
 
     def _map(
         self, bodies: Iterator[bytes], until: float | None, *, raises: bool
-    ) -> Iterator[TaskResult]:
+    ) -> Generator[TaskResult, None, None]:
         ahead: deque[Job] = deque()
         try:
             for body in bodies:
@@ -142,9 +142,10 @@ class Client:
                 yield from self._all_results(ahead[0], until, raises=raises)
                 ahead.popleft()
         finally:
-            for job in ahead:
-                with suppress(WeftError):
-                    self.cancel(job)
+            # A server that is away must not hold up those who leave.
+            with suppress(WeftError):
+                for job in ahead:
+                    self._run(calls.cancel(job), LEAVING)
 
     def job(self, job: JobRef, wait: float = 0.0) -> Job:
         """Return a job; with `wait`, once it is final or that many seconds are over."""
@@ -154,11 +155,11 @@ class Client:
             if found.is_final or clock() >= until:
                 return found
 
-    def jobs(self) -> Iterator[Job]:
+    def jobs(self) -> Generator[Job, None, None]:
         """Yield all jobs, newest first."""
         return self._pages(calls.jobs)
 
-    def tasks(self, job: JobRef, state: str | None = None) -> Iterator[Task]:
+    def tasks(self, job: JobRef, state: str | None = None) -> Generator[Task, None, None]:
         """Yield the tasks of a job, of one state if given."""
         return self._pages(lambda cursor: calls.tasks(job, state, cursor))
 
@@ -175,7 +176,7 @@ class Client:
 
     def results(
         self, job: JobRef, *, order: str = "finish", wait: float | None = None
-    ) -> Iterator[TaskResult]:
+    ) -> Generator[TaskResult, None, None]:
         """Yield the results of a job, each once, as its tasks end or in their order (``task``).
 
         Ends when all tasks have ended or `wait` seconds are over. A broken connection is made
@@ -185,7 +186,9 @@ class Client:
         until = None if wait is None else clock() + wait
         return self._results(job, in_order=in_order, until=until)
 
-    def _results(self, job: JobRef, *, in_order: bool, until: float | None) -> Iterator[TaskResult]:
+    def _results(
+        self, job: JobRef, *, in_order: bool, until: float | None
+    ) -> Generator[TaskResult, None, None]:
         found = self._run(calls.job(job))
         yield from self._follow(
             ResultStream(found.id, found.tasks.total, in_order=in_order, until=until)
@@ -195,7 +198,8 @@ class Client:
         """Wait for the result of one task; raises `TaskFailedError` when it did not complete."""
         until = None if wait is None else clock() + wait
         found = self._run(calls.job(job))
-        stream = ResultStream(found.id, found.tasks.total, in_order=True, until=until, first=task)
+        total = calls.total_with(found, task)
+        stream = ResultStream(found.id, total, in_order=True, until=until, first=task)
         with closing(self._follow(stream)) as results:
             for result in results:
                 return calls.checked(result, raises=True)
@@ -210,7 +214,7 @@ class Client:
 
     def _all_results(
         self, job: JobRef, until: float | None, *, raises: bool
-    ) -> Iterator[TaskResult]:
+    ) -> Generator[TaskResult, None, None]:
         found = self._run(calls.job(job)) if isinstance(job, str) else job
         stream = ResultStream(found.id, found.tasks.total, in_order=True, until=until)
         for result in self._follow(stream):
@@ -240,7 +244,7 @@ class Client:
         """Return whether the server lives."""
         return self._run(calls.health())
 
-    def nodes(self) -> Iterator[Node]:
+    def nodes(self) -> Generator[Node, None, None]:
         """Yield all nodes."""
         return self._pages(calls.nodes)
 
@@ -251,7 +255,7 @@ class Client:
         follow: bool = True,
         type: str | None = None,  # noqa: A002 - the name of the contract
         subject: str | None = None,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Yield the events after `since`; with `follow` as they happen, without an end.
 
         `type` is the beginning of a type, as in ``node``. A broken connection is made again.
@@ -286,7 +290,7 @@ class Client:
     def _with_namespace(self, job: dict[str, Any]) -> dict[str, Any]:
         return {"namespace": self._namespace, **job} if self._namespace else job
 
-    def _pages(self, page: Callable[[str | None], Call[Page[T]]]) -> Iterator[T]:
+    def _pages(self, page: Callable[[str | None], Call[Page[T]]]) -> Generator[T, None, None]:
         cursor = None
         while True:
             found = self._run(page(cursor))
@@ -295,7 +299,7 @@ class Client:
             if cursor is None:
                 return
 
-    def _run(self, call: Call[T]) -> T:
+    def _run(self, call: Call[T], retry: Retry | None = None) -> T:
         def send() -> T:
             with self._open(call) as response:
                 answer = Answer()
@@ -303,10 +307,10 @@ class Client:
                     answer.add(chunk)
             return call.read(answer.body)
 
-        return self._attempt(send, safe=call.safe)
+        return self._attempt(send, retry, safe=call.safe)
 
-    def _attempt(self, send: Callable[[], T], *, safe: bool) -> T:
-        attempts = Attempts(self._retry)
+    def _attempt(self, send: Callable[[], T], retry: Retry | None = None, *, safe: bool) -> T:
+        attempts = Attempts(retry or self._retry)
         while True:
             try:
                 return send()

@@ -108,7 +108,7 @@ def discover(
     if server:
         return Endpoint(server=server, token=token, ca=ca or env.get("WEFT_CA"))
     endpoint = _chosen(context or env.get("WEFT_CONTEXT"), env)
-    return replace(endpoint, token=token) if token else endpoint
+    return replace(endpoint, token=token or endpoint.token, ca=ca or endpoint.ca)
 
 
 def default_namespace(namespace: str | None) -> str | None:

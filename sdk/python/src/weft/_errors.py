@@ -139,7 +139,7 @@ def from_answer(status: int, body: bytes, retry_after: str | None) -> WeftError:
 def _document(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 

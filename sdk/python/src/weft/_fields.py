@@ -27,7 +27,7 @@ class Fields:
         """Read an object from JSON."""
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise GarbledError(f"the server's answer is not JSON: {error}") from error
         return cls(value, what)
 

@@ -30,6 +30,10 @@ class Retry:
     """The longest wait between attempts, in seconds, unless the server asks for more."""
 
 
+LEAVING = Retry(deadline=1.0)
+"""For what is tidied up when somebody leaves."""
+
+
 class Attempts:
     """The attempts at one call. Time and randomness are arguments."""
 

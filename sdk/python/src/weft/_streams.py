@@ -18,6 +18,8 @@ from ._model import Event, TaskResult
 T = TypeVar("T")
 
 _MAX_LINE_BYTES = 64 << 20
+# The longest that the server lets a request wait.
+_MAX_POLL_S = 600.0
 # The server shows every 15 s that a quiet stream of events lives.
 _EVENT_SILENCE_S = 30.0
 
@@ -82,6 +84,7 @@ class ResultStream(Stream[TaskResult]):
         # A bit a task, for those that end out of order.
         self._seen = bytearray(0 if in_order else (total + 7) // 8)
         self._lines = Lines()
+        self._poll = POLL_S
         self._poll_until = 0.0
         self._has_news = True
         self._is_over = False
@@ -95,8 +98,7 @@ class ResultStream(Stream[TaskResult]):
         """Ask for the results from the first one that is missing."""
         if self.is_complete or self._is_over:
             return None
-        left = POLL_S if self._until is None else max(0.0, self._until - now)
-        wait = min(POLL_S, left)
+        wait = self._poll if self._until is None else min(self._poll, max(0.0, self._until - now))
         self._poll_until = now + wait
         self._lines = Lines()
         self._has_news = False
@@ -140,6 +142,9 @@ class ResultStream(Stream[TaskResult]):
         # An answer that ends before its time brought something, or something is wrong.
         if self._lines.is_within_a_line or (not self._has_news and now < self._poll_until - 0.5):
             raise UnreachableError("the stream of results broke off", was_sent=True)
+        if not self._in_order:
+            # What ended after a task that goes on comes again with every request: ask less often.
+            self._poll = min(_MAX_POLL_S, self._poll * 2)
 
 
 class EventStream(Stream[Event]):
