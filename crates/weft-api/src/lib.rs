@@ -1,4 +1,4 @@
-//! REST request and response shapes, shared by the server, the client and the CLI.
+//! Shapes of REST requests and responses and of WebSocket messages, shared by the server, the client and the CLI.
 //!
 //! Shapes only: nothing here decides or does anything. Times are RFC 3339 in UTC, money is a
 //! decimal string with its currency, sizes are Kubernetes quantities. A field that is absent
@@ -11,6 +11,7 @@ mod job;
 mod node;
 mod problem;
 mod token;
+mod ws;
 
 pub use admin::{AdminFile, Health, VersionView};
 pub use event::EventView;
@@ -23,6 +24,10 @@ pub use node::{CertificateView, NodePatch, NodeView, UsageView};
 pub use problem::{PROBLEM_CONTENT_TYPE, Problem, ProblemField};
 pub use token::{TokenCreated, TokenRequest, TokenView};
 pub use weft_types::{parse_rfc3339, rfc3339};
+pub use ws::{
+    MAX_WS_ID_BYTES, MAX_WS_SEEN_RANGES, WsAnswer, WsCall, WsKind, WsMessage, WsRefused, WsRequest,
+    WsRequestFields, WsResults,
+};
 
 /// The content type of a stream of JSON values, one a line.
 pub const NDJSON_CONTENT_TYPE: &str = "application/x-ndjson";

@@ -33,6 +33,7 @@ mod session;
 mod start;
 mod state;
 mod watch;
+mod ws;
 
 pub use config::Config;
 pub use error::Error;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use weft_api::AdminFile;
@@ -27,7 +28,7 @@ use crate::nodes::Nodes;
 use crate::records::Records;
 use crate::session::AgentService;
 use crate::state::{ApiTokens, Server as State};
-use crate::{Config, Error, garbage, grpc, rest};
+use crate::{Config, Error, garbage, grpc, rest, ws};
 
 /// How long the certificates of the server and of the administrator live.
 const SERVER_CERTIFICATE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -208,6 +209,7 @@ async fn open(
         liveness,
         nodes,
         follows: Follows::default(),
+        websockets: Arc::new(Semaphore::new(ws::MAX_CONNECTIONS)),
         addresses: join_addresses(config, address),
         stopping: CancellationToken::new(),
     });

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use weft_blobs::BlobStore;
 use weft_pki::{ApiToken, ApiTokenRecord, Authority, JoinToken, JoinTokenSpec, TokenRecord};
@@ -44,6 +45,8 @@ pub struct Server {
     pub nodes: Nodes,
     /// Live output.
     pub follows: Follows,
+    /// Room for WebSocket connections.
+    pub websockets: Arc<Semaphore>,
     /// Bearer tokens of the API.
     pub api_tokens: ApiTokens,
     /// Addresses under which machines reach this server, for join tokens.

@@ -56,6 +56,13 @@ impl FieldError {
             message: message.into(),
         }
     }
+
+    /// The same refusal of a document that stands in a field of another.
+    #[must_use]
+    pub fn within(self, field: &str) -> Self {
+        let dot = if self.path.is_empty() { "" } else { "." };
+        Self::new(format!("{field}{dot}{}", self.path), self.message)
+    }
 }
 
 /// Reads a workload in one of the notations and checks it.
@@ -108,7 +115,8 @@ fn described<T, E: std::fmt::Display>(
 ) -> Result<T, FieldError> {
     result.map_err(|error| {
         let path = error.path().to_string();
-        let path = if path == "." { String::new() } else { path };
+        // `.` is the document, `?` a place that has no name yet, as at a broken-off end.
+        let path = path.trim_end_matches(['?', '.']).to_owned();
         let message = error.inner().to_string();
         // The YAML parser writes the path before its message as well.
         let message = match message.split_once(": ") {

@@ -3,6 +3,7 @@
 
 mod cluster;
 mod command;
+pub mod doors;
 mod engine;
 mod netns;
 mod wait;

@@ -24,7 +24,7 @@ fn read_task(task: api::Task) -> Result<TaskSpec, FieldError> {
         offset: task.offset,
         length: task.length,
         file: task.file,
-        op: op.map_err(|error| within("op", error))?,
+        op: op.map_err(|error: FieldError| error.within("op"))?,
         args: task.args.map(|args| args.args),
         env: task.env,
         timeout: task.timeout_ms.map(Duration::from_millis),
@@ -43,12 +43,6 @@ fn read_task(task: api::Task) -> Result<TaskSpec, FieldError> {
         Some(Input::DataUrl(url)) => spec.data_url = Some(url),
     }
     Ok(spec)
-}
-
-/// An error inside a field that has a document of its own.
-fn within(field: &str, error: FieldError) -> FieldError {
-    let dot = if error.path.is_empty() { "" } else { "." };
-    FieldError::new(format!("{field}{dot}{}", error.path), error.message)
 }
 
 /// A job.

@@ -35,7 +35,8 @@ impl WeftService {
     }
 
     async fn accept(&self, request: api::SubmitRequest) -> Result<JobId, ApiError> {
-        let mut workload: Workload = parse_json(request.workload.as_bytes())?;
+        let workload = parse_json(request.workload.as_bytes());
+        let mut workload: Workload = workload.map_err(|error| error.within("workload"))?;
         let listed = workload.tasks.len();
         for (index, task) in request.tasks.into_iter().enumerate() {
             workload

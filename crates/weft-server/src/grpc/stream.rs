@@ -40,7 +40,9 @@ impl Messages {
 impl Source for Messages {
     async fn job(&mut self) -> Result<Workload, ApiError> {
         match self.next().await? {
-            Some(Message::Workload(json)) => Ok(parse_json(json.as_bytes())?),
+            Some(Message::Workload(json)) => {
+                Ok(parse_json(json.as_bytes()).map_err(|error| error.within("workload"))?)
+            }
             Some(Message::Tasks(_)) => {
                 Err(FieldError::new("tasks", "the first message must be `workload`").into())
             }

@@ -31,6 +31,7 @@ use weft_api::{MAX_BODY_BYTES, Problem};
 use weft_types::Reason;
 
 use crate::state::Server;
+use crate::ws;
 
 pub use openapi::openapi_json;
 use problem::ApiError;
@@ -68,6 +69,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/v1/scheduler/status", get(scheduler::status))
         .route("/v1/events", get(events::events))
         .route("/v1/version", get(health::version))
+        .route("/v1/ws", get(ws::open))
         .route("/v1/blobs/{hash}", get(blobs::get).put(blobs::put))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&server),

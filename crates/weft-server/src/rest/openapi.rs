@@ -28,6 +28,8 @@ use utoipa::OpenApi;
         weft_api::TokenView,
         weft_api::UploadedView,
         weft_api::VersionView,
+        weft_api::WsMessage,
+        weft_api::WsRequestFields,
         weft_types::Workload
     ))
 )]
@@ -128,6 +130,8 @@ const OPERATIONS: &[Operation] = &[
     operation("get", "/v1/scheduler/status", "What the dispatcher holds", Other("application/json")),
     operation("get", "/v1/events", "Events: a stream of server-sent events, or a page of JSON", Page("EventView")).query(&["since", "follow", "type", "subject"]),
     operation("get", "/v1/version", "Versions of the server and its nodes", One("VersionView")),
+    operation("get", "/v1/ws", "A WebSocket (docs/websocket.md): each text message to the server is a WsRequestFields, each one from it a WsMessage", One("WsMessage"))
+        .status("101"),
     operation("get", "/v1/blobs/{hash}", "An artifact's bytes", Other("application/octet-stream")),
     operation("head", "/v1/blobs/{hash}", "Whether an artifact is there", Nothing),
     operation("put", "/v1/blobs/{hash}", "Keep an artifact", One("UploadedView")).status("201"),

@@ -76,6 +76,18 @@ impl ApiError {
         &self.problem
     }
 
+    /// The same refusal of a document that stands in a field of another.
+    #[must_use]
+    pub fn within(mut self, field: &str) -> Self {
+        for error in &mut self.problem.errors {
+            let nested = FieldError::new(error.path.as_str(), error.message.as_str());
+            let FieldError { path, message } = nested.within(field);
+            self.problem.detail = format!("{path}: {message}");
+            error.path = path;
+        }
+        self
+    }
+
     /// After how many seconds it may try again, when that is known.
     pub fn retry_after_s(&self) -> Option<u64> {
         self.retry_after_s
