@@ -27,7 +27,7 @@ const CHECKED_RESULTS: usize = 50;
 
 /// Pinned, so that figures of different days compare.
 const BULLMQ: &str = "bullmq@6.7.0 ioredis@5.11.1";
-const CELERY: &str = "celery==5.7.0 redis==8.1.0";
+const CELERY: &str = "celery[redis]==5.7.0 redis==8.1.0";
 const DASK: &str = "distributed==2026.8.0";
 
 fn main() {
