@@ -27,7 +27,7 @@ use crate::nodes::Nodes;
 use crate::records::Records;
 use crate::session::AgentService;
 use crate::state::{ApiTokens, Server as State};
-use crate::{Config, Error, rest};
+use crate::{Config, Error, intake, rest};
 
 /// How long the certificates of the server and of the administrator live.
 const SERVER_CERTIFICATE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -88,6 +88,7 @@ impl Server {
             )));
         }
         tasks.push(tokio::spawn(renew(Arc::clone(&state), tls, names)));
+        tasks.extend(intake::open(&config, &state)?);
         let advertisement = advertise(&config, &state, address);
         state.events.emit(
             clock.wall(),

@@ -33,7 +33,8 @@ use crate::state::Server;
 
 pub use openapi::openapi_json;
 use problem::ApiError;
-pub(crate) use submit::submission;
+pub(crate) use results::views;
+pub(crate) use submit::{submission, whole_job};
 
 /// What every handler gets.
 type App = axum::extract::State<Arc<Server>>;

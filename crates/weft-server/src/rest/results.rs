@@ -19,6 +19,7 @@ use weft_types::{FieldError, JobId, Reason, TaskState};
 use super::page::{PageParams, Params, job_id, wait};
 use super::problem::ApiError;
 use super::{App, jobs};
+use crate::Error;
 use crate::dispatch::{JobStats, unpack_state};
 use crate::outcome::{result_view, why};
 use crate::state::Server;
@@ -109,12 +110,7 @@ struct Final {
     attempts: u32,
 }
 
-async fn finals(
-    server: &Server,
-    id: JobId,
-    first: u32,
-    limit: u32,
-) -> Result<Vec<Final>, ApiError> {
+async fn finals(server: &Server, id: JobId, first: u32, limit: u32) -> Result<Vec<Final>, Error> {
     let found = server
         .dispatcher
         .ask(move |shell| {
@@ -130,6 +126,24 @@ async fn finals(
         })
         .await?;
     Ok(found)
+}
+
+/// Results of a job whose tasks are all final, by number, of `limit` tasks from `first` on.
+pub(crate) async fn views(
+    server: &Arc<Server>,
+    job: JobId,
+    first: u32,
+    limit: u32,
+) -> Result<Vec<ResultView>, Error> {
+    let files = Files {
+        server: Arc::clone(server),
+        job,
+    };
+    let mut views = Vec::new();
+    for task in finals(server, job, first, limit).await? {
+        views.extend(files.view(task).await);
+    }
+    Ok(views)
 }
 
 /// Makes the lines of results, with the names of input files where tasks have them.

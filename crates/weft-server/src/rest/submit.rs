@@ -109,9 +109,14 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 
 async fn submit_whole(
     server: &Arc<Server>,
-    mut workload: Workload,
+    workload: Workload,
     key: Option<String>,
 ) -> Result<JobId, ApiError> {
+    Ok(server.dispatcher.submit(whole_job(workload, key)?).await?)
+}
+
+/// Checks a workload with all its tasks and encodes it.
+pub(crate) fn whole_job(mut workload: Workload, key: Option<String>) -> Result<NewJob, FieldError> {
     workload.check()?;
     let mut tasks = std::mem::take(&mut workload.tasks);
     let inputs = workload.inputs.take().unwrap_or_default();
@@ -119,8 +124,7 @@ async fn submit_whole(
         return Err(FieldError::new(
             "inputs.files",
             "files are uploaded by the CLI; give `tasks` with `blob`",
-        )
-        .into());
+        ));
     }
     tasks.extend(inputs.tasks);
     let count = match inputs.array {
@@ -136,11 +140,11 @@ async fn submit_whole(
     let mut job = new_job(&workload, count)?;
     job.payloads = payloads;
     job.idempotency_key = key;
-    Ok(server.dispatcher.submit(job).await?)
+    Ok(job)
 }
 
 /// A job of a checked workload, without payloads.
-pub(super) fn new_job(workload: &Workload, tasks: u32) -> Result<NewJob, ApiError> {
+pub(super) fn new_job(workload: &Workload, tasks: u32) -> Result<NewJob, FieldError> {
     let name = workload
         .name
         .as_ref()
