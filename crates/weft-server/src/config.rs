@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use weft_intake::{NatsSettings, RedisSettings};
+
 /// Settings of a server; [`Config::new`] gives the defaults.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -27,6 +29,10 @@ pub struct Config {
     pub mdns: bool,
     /// The most bytes that artifacts may take.
     pub max_blob_bytes: u64,
+    /// Redis, as a queue that others push into.
+    pub redis: Option<RedisSettings>,
+    /// NATS JetStream, as a queue that others push into.
+    pub nats: Option<NatsSettings>,
 }
 
 impl Config {
@@ -43,6 +49,8 @@ impl Config {
             result_ttl: Duration::from_secs(24 * 3600),
             mdns: true,
             max_blob_bytes: 64 << 30,
+            redis: None,
+            nats: None,
         }
     }
 }

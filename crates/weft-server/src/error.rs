@@ -22,6 +22,9 @@ pub enum Error {
     /// Artifacts.
     #[error(transparent)]
     Blobs(#[from] weft_blobs::Error),
+    /// A queue that others push into.
+    #[error(transparent)]
+    Intake(#[from] weft_intake::Error),
     /// The dispatcher has no room.
     #[error(transparent)]
     Dispatch(#[from] weft_core::Error),
@@ -116,6 +119,8 @@ impl Error {
             | Self::NotFinal(_)
             | Self::NotWaiting(_) => Reason::InvalidSpec,
             Self::Pki(_) => Reason::PermissionDenied,
+            Self::Intake(weft_intake::Error::Setting { .. }) => Reason::InvalidSpec,
+            Self::Intake(_) => Reason::NetworkError,
             Self::Listen { .. } | Self::Corrupt { .. } | Self::Stopping => Reason::Internal,
         }
     }

@@ -15,6 +15,7 @@ use weft_types::{NodeState, Reason, TaskState};
 
 use crate::Error;
 use crate::dispatch::Gauges;
+use crate::intake::IntakeMetrics;
 
 /// One state of tasks or nodes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -82,6 +83,8 @@ impl Drop for Counted {
 /// The figures that are counted as things happen.
 pub struct Metrics {
     registry: Registry,
+    /// Figures of the queues that others push into.
+    pub intake: IntakeMetrics,
     /// Jobs that were acknowledged.
     pub jobs_submitted: Counter,
     /// Tasks that were acknowledged.
@@ -117,6 +120,7 @@ impl Metrics {
         let seconds = || Histogram::new(exponential_buckets(0.000_1, 4.0, 11));
         let mut metrics = Self {
             registry: Registry::with_prefix("weft"),
+            intake: IntakeMetrics::default(),
             jobs_submitted: Counter::<u64, AtomicU64>::default(),
             tasks_submitted: Counter::default(),
             tasks_assigned: Counter::default(),
@@ -142,6 +146,7 @@ impl Metrics {
 
     fn register(&mut self) {
         let registry = &mut self.registry;
+        self.intake.register(registry);
         registry.register(
             "jobs_submitted",
             "Jobs that were acknowledged",

@@ -28,7 +28,7 @@ use crate::nodes::Nodes;
 use crate::records::Records;
 use crate::session::AgentService;
 use crate::state::{ApiTokens, Server as State};
-use crate::{Config, Error, garbage, grpc, rest, ws};
+use crate::{Config, Error, garbage, grpc, intake, rest, ws};
 
 /// How long the certificates of the server and of the administrator live.
 const SERVER_CERTIFICATE_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -93,6 +93,7 @@ impl Server {
             Arc::clone(&state),
             config.result_ttl,
         )));
+        tasks.extend(intake::open(&config, &state)?);
         let advertisement = advertise(&config, &state, address);
         state.events.emit(
             clock.wall(),

@@ -23,7 +23,9 @@ pub use deadline::Deadline;
 pub use graph::{MAX_TASK_DEPENDENCIES, TaskGraph, TaskGraphBuilder};
 pub use hash::BlobHash;
 pub use id::{JobId, MAX_NAME_BYTES, Namespace, NodeId, WorkloadName};
-pub use parse::{FieldError, MAX_WORKLOAD_FILE_BYTES, SourceFormat, parse_json, parse_workload};
+pub use parse::{
+    FieldError, MAX_WORKLOAD_FILE_BYTES, SourceFormat, parse_json, parse_toml, parse_workload,
+};
 pub use reason::{Class, Failure, Reason};
 pub use resources::{GpuRequest, NodeCapacity, Resources};
 pub use state::{JobState, NodeState, NodeValidity, TaskState};

@@ -81,11 +81,7 @@ pub fn parse_workload(text: &str, format: SourceFormat) -> Result<Workload, Fiel
         SourceFormat::Yaml => described(serde_path_to_error::deserialize(
             serde_yaml_ng::Deserializer::from_str(text),
         ))?,
-        SourceFormat::Toml => {
-            let document = toml::Deserializer::parse(text)
-                .map_err(|error| FieldError::new("", error.to_string()))?;
-            described(serde_path_to_error::deserialize(document))?
-        }
+        SourceFormat::Toml => parse_toml(text)?,
     };
     if format != SourceFormat::Json && workload.api_version.is_none() {
         return Err(FieldError::new(
@@ -108,6 +104,16 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FieldError> {
         .end()
         .map_err(|error| FieldError::new("", error.to_string()))?;
     Ok(value)
+}
+
+/// Reads any TOML document with the same quality of error.
+///
+/// # Errors
+/// The first field that is refused.
+pub fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, FieldError> {
+    let document =
+        toml::Deserializer::parse(text).map_err(|error| FieldError::new("", error.to_string()))?;
+    described(serde_path_to_error::deserialize(document))
 }
 
 fn described<T, E: std::fmt::Display>(

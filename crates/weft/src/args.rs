@@ -365,6 +365,22 @@ pub struct ServeArgs {
     /// Do not announce the server on the local network
     #[arg(long)]
     pub no_mdns: bool,
+    /// Take jobs from Redis, as in redis://127.0.0.1:6379/0; more in [queue.redis] of the config file
+    #[arg(
+        long,
+        env = "WEFT_REDIS_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub redis_url: Option<String>,
+    /// Take jobs from NATS JetStream, as in nats://127.0.0.1:4222; more in [queue.nats] of the config file
+    #[arg(
+        long,
+        env = "WEFT_NATS_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub nats_url: Option<String>,
 }
 
 #[derive(Args, Debug, Clone)]
@@ -396,9 +412,9 @@ pub struct AgentArgs {
     /// A label, for placement
     #[arg(short, long, value_name = "NAME=VALUE")]
     pub label: Vec<String>,
-    /// How much of the machine work may use, in percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(1..=100))]
-    pub threshold: u8,
+    /// How much of the machine work may use, in percent [default: 80]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub threshold: Option<u8>,
     /// CPU to offer, instead of what the machine has
     #[arg(long)]
     pub cpu: Option<Millicores>,

@@ -1,10 +1,13 @@
 //! The config file: contexts, and settings for `up`, `server` and `agent`.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use weft_api::AdminFile;
+use weft_server::{NatsSettings, RedisSettings};
+use weft_types::{Bytes, Millicores, NodeId};
 
 use crate::exit::Failed;
 
@@ -20,6 +23,22 @@ pub struct ConfigFile {
     pub contexts: BTreeMap<String, AdminFile>,
     /// Settings of `up` and `server`.
     pub server: ServerSettings,
+    /// Settings of `agent`.
+    pub agent: AgentSettings,
+    /// Queues of others from which `up` and `server` take jobs.
+    pub queue: QueueSettings,
+}
+
+/// Queues of others, by engine.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QueueSettings {
+    /// Redis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisSettings>,
+    /// NATS JetStream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nats: Option<NatsSettings>,
 }
 
 /// Settings of `up` and `server`, where no flag says otherwise.
@@ -32,6 +51,18 @@ pub struct ServerSettings {
     /// Address and port to listen on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<String>,
+    /// Also plain HTTP on this loopback address, without any protection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insecure_http: Option<SocketAddr>,
+    /// Name of a new cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// Further names or addresses under which agents reach this server.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advertise: Vec<String>,
+    /// Whether the server announces itself on the local network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mdns: Option<bool>,
     /// How long a node may be silent before its tasks go elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_ttl: Option<String>,
@@ -41,6 +72,33 @@ pub struct ServerSettings {
     /// How long results are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result_ttl: Option<String>,
+}
+
+/// Settings of `agent`, where no flag says otherwise.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentSettings {
+    /// Address of a server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub join: Option<String>,
+    /// Where its key and its work are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// Its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<NodeId>,
+    /// Labels, for placement.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// How much of the machine work may use, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<u8>,
+    /// CPU to offer, instead of what the machine has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<Millicores>,
+    /// Memory to offer, instead of what the machine has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
 }
 
 /// The path of the config file: the flag's, or the one of the XDG base directory specification.
@@ -85,7 +143,7 @@ pub fn load(flag: Option<&Path>) -> Result<ConfigFile, Failed> {
             )));
         }
     };
-    toml::from_str(&text).map_err(|error| {
+    weft_types::parse_toml(&text).map_err(|error| {
         Failed::usage(format!(
             "config file {}: {}",
             path.display(),
@@ -109,4 +167,68 @@ pub fn save(flag: Option<&Path>, config: &ConfigFile) -> Result<(), Failed> {
         std::fs::create_dir_all(dir).map_err(|error| failed(&error))?;
     }
     weft_pki::write_secret_file(&path, text.as_bytes()).map_err(|error| failed(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<ConfigFile, Failed> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, text).expect("a file");
+        load(Some(&path))
+    }
+
+    #[test]
+    fn every_section_is_read_and_written_again() {
+        let text = "current = 'a'\n[server]\nlisten = '127.0.0.1:0'\nmdns = false\nadvertise = ['x']\n\
+            [agent]\nthreshold = 50\ncpu = '2'\nlabels = { zone = 'a' }\n\
+            [queue.redis]\nurl = 'redis://localhost'\nlease = '5s'\n\
+            [queue.nats]\nurl = 'nats://localhost'\nstream = 'S'\n";
+        let config = read(text).expect("a config");
+        let redis = config.queue.redis.clone().expect("redis");
+        assert_eq!(
+            (redis.prefix.as_str(), redis.lease.as_secs()),
+            ("packetfs", 5)
+        );
+        assert_eq!(
+            config.queue.nats.clone().expect("nats").subject,
+            "weft.jobs"
+        );
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("config.toml");
+        save(Some(&path), &config).expect("written");
+        let again = load(Some(&path)).expect("a config");
+        assert_eq!(again.agent.threshold, Some(50));
+        assert_eq!(again.queue.redis, Some(redis));
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_its_path_and_the_nearest_name() {
+        for (text, path, near) in [
+            (
+                "[queue.redis]\nurl = 'redis://h'\nprefx = 'p'\n",
+                "queue.redis.prefx",
+                "`prefix`",
+            ),
+            (
+                "[queue.rediss]\nurl = 'redis://h'\n",
+                "queue.rediss",
+                "`redis`",
+            ),
+            (
+                "[server]\nlisten_addr = 'x'\n",
+                "server.listen_addr",
+                "`listen`",
+            ),
+            ("[queue.nats]\nurl = 7\n", "queue.nats.url", "string"),
+        ] {
+            let message = read(text).err().expect(text).problem.detail.clone();
+            assert!(
+                message.contains(path) && message.contains(near),
+                "{message}"
+            );
+        }
+    }
 }

@@ -71,7 +71,9 @@ pub async fn tls(
     let stream = TcpStream::connect(format!("127.0.0.1:{}", cluster.port())).await?;
     stream.set_nodelay(true)?;
     let name = ServerName::try_from("weft").expect("a name");
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
 }
 
 /// A gRPC channel to the server.
@@ -86,21 +88,30 @@ pub async fn channel(cluster: &Cluster, who: Who) -> Channel {
         async move { stream.ok_or_else(|| std::io::Error::other("the connection broke off")) }
     });
     let endpoint = Endpoint::from_static("https://weft");
-    endpoint.connect_with_connector(dial).await.expect("a channel")
+    endpoint
+        .connect_with_connector(dial)
+        .await
+        .expect("a channel")
 }
 
 /// Sends bytes as the message of a gRPC method.
 ///
 /// # Errors
 /// As the server answers.
-pub async fn raw_call(channel: &Channel, path: &'static str, bytes: Bytes) -> Result<Bytes, Status> {
+pub async fn raw_call(
+    channel: &Channel,
+    path: &'static str,
+    bytes: Bytes,
+) -> Result<Bytes, Status> {
     let mut client = tonic::client::Grpc::new(channel.clone());
     client
         .ready()
         .await
         .map_err(|error| Status::unknown(error.to_string()))?;
     let path = http::uri::PathAndQuery::from_static(path);
-    let answer = client.unary(tonic::Request::new(bytes), path, RawCodec).await;
+    let answer = client
+        .unary(tonic::Request::new(bytes), path, RawCodec)
+        .await;
     answer.map(tonic::Response::into_inner)
 }
 
@@ -178,7 +189,9 @@ impl Ws {
     /// # Panics
     /// When the server refuses it.
     pub async fn open(cluster: &Cluster) -> Self {
-        Self::try_open(cluster, Who::Admin, None).await.expect("a WebSocket")
+        Self::try_open(cluster, Who::Admin, None)
+            .await
+            .expect("a WebSocket")
     }
 
     /// Sends a message.
@@ -194,7 +207,10 @@ impl Ws {
     /// # Panics
     /// When the connection is gone.
     pub async fn text(&mut self, text: &str) {
-        self.socket.send(Message::text(text)).await.expect("it is sent");
+        self.socket
+            .send(Message::text(text))
+            .await
+            .expect("it is sent");
     }
 
     /// The next message; `None` when the server has closed the connection.
@@ -228,7 +244,8 @@ impl Ws {
     /// Sends a request and gives its first answer.
     pub async fn ask(&mut self, request: &Value) -> Value {
         self.send(request).await;
-        self.answer(request["id"].as_str().unwrap_or_default()).await
+        self.answer(request["id"].as_str().unwrap_or_default())
+            .await
     }
 
     /// What a subscription tells until it ends: the entries of `field` in each of its messages.
@@ -239,7 +256,9 @@ impl Ws {
         self.send(request).await;
         let mut told = Vec::new();
         loop {
-            let message = self.answer(request["id"].as_str().unwrap_or_default()).await;
+            let message = self
+                .answer(request["id"].as_str().unwrap_or_default())
+                .await;
             match message["type"].as_str() {
                 Some("end") => {
                     assert_eq!(message["complete"], true, "{message}");

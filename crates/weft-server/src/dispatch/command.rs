@@ -14,7 +14,7 @@ use super::work::{Outbound, SessionEnd};
 use crate::Error;
 
 /// A job on its way in, checked and encoded.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NewJob {
     /// What the machine needs to know; the id is given by the dispatcher.
     pub submission: Submission,

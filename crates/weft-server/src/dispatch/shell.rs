@@ -751,6 +751,11 @@ impl Shell {
         })
     }
 
+    /// The job that was submitted with an idempotency key.
+    pub fn job_of_key(&self, key: &str) -> Option<JobId> {
+        self.keys.get(key).copied()
+    }
+
     /// The encoded `JobSpec` of a job.
     pub fn spec(&self, id: JobId) -> Option<Bytes> {
         self.jobs.get(&id).map(|record| record.spec.clone())

@@ -35,7 +35,8 @@ use crate::ws;
 
 pub use openapi::openapi_json;
 use problem::ApiError;
-pub(crate) use submit::submission;
+pub(crate) use results::views;
+pub(crate) use submit::{submission, whole_job};
 
 /// What every handler gets.
 type App = axum::extract::State<Arc<Server>>;

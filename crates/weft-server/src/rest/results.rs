@@ -20,6 +20,7 @@ use weft_types::{FieldError, JobId, Reason, TaskState};
 use super::page::{PageParams, Params, job_id, wait};
 use super::problem::ApiError;
 use super::{App, jobs};
+use crate::Error;
 use crate::dispatch::{JobStats, unpack_state};
 use crate::metrics::{Counted, Door};
 use crate::outcome::{result_view, why};
@@ -118,7 +119,7 @@ pub async fn page(
     let stats = stats(&server, id).await?;
     let mut first = u32::try_from(params.cursor_number()?.unwrap_or(0)).unwrap_or(u32::MAX);
     let total = u32::try_from(stats.counts.total).unwrap_or(u32::MAX);
-    let mut files = Files::of(&server, &stats);
+    let mut files = Files::of(&server, stats.id);
     let mut items = Vec::new();
     while items.len() < params.limit() && first < total {
         let step = STEP_TASKS.min(total - first);
@@ -149,12 +150,7 @@ struct Final {
     attempts: u32,
 }
 
-async fn finals(
-    server: &Server,
-    id: JobId,
-    first: u32,
-    limit: u32,
-) -> Result<Vec<Final>, ApiError> {
+async fn finals(server: &Server, id: JobId, first: u32, limit: u32) -> Result<Vec<Final>, Error> {
     let found = server
         .dispatcher
         .ask(move |shell| {
@@ -172,6 +168,21 @@ async fn finals(
     Ok(found)
 }
 
+/// Results of a job whose tasks are all final, by number, of `limit` tasks from `first` on.
+pub(crate) async fn views(
+    server: &Arc<Server>,
+    job: JobId,
+    first: u32,
+    limit: u32,
+) -> Result<Vec<ResultView>, Error> {
+    let mut files = Files::of(server, job);
+    let mut views = Vec::new();
+    for task in finals(server, job, first, limit).await? {
+        views.extend(files.view(task).await);
+    }
+    Ok(views)
+}
+
 /// Makes the lines of results, with the names of input files where tasks have them.
 struct Files {
     server: Arc<Server>,
@@ -183,10 +194,10 @@ struct Files {
 }
 
 impl Files {
-    fn of(server: &Arc<Server>, stats: &JobStats) -> Self {
+    fn of(server: &Arc<Server>, job: JobId) -> Self {
         Self {
             server: Arc::clone(server),
-            job: stats.id,
+            job,
             tasks: 0..0,
             names: Vec::new(),
         }
@@ -318,7 +329,7 @@ impl Cursor {
         let news = server.dispatcher.watch(job);
         let stats = stats(&server, job).await?;
         let total = u32::try_from(stats.counts.total).unwrap_or(u32::MAX);
-        let files = Files::of(&server, &stats);
+        let files = Files::of(&server, stats.id);
         let needs_bits = !wanted.in_order || !wanted.seen.is_empty();
         let mut sent = SentTasks::new(if needs_bits { total } else { 0 });
         sent.insert_ranges(&wanted.seen, total)?;

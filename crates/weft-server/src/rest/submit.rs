@@ -133,6 +133,19 @@ pub(crate) async fn accept(
 ) -> Result<JobId, ApiError> {
     workload.check()?;
     after::settle(server, &mut workload).await?;
+    let job = whole_job(workload, key, server.clock.wall())?;
+    Ok(server.dispatcher.submit(job).await?)
+}
+
+/// Encodes a checked and settled workload with all its tasks.
+///
+/// # Errors
+/// The field that is refused.
+pub(crate) fn whole_job(
+    mut workload: Workload,
+    key: Option<String>,
+    now: Timestamp,
+) -> Result<NewJob, FieldError> {
     let graph = workload.task_graph()?.map(Arc::new);
     let mut tasks = std::mem::take(&mut workload.tasks);
     let inputs = workload.inputs.take().unwrap_or_default();
@@ -140,8 +153,7 @@ pub(crate) async fn accept(
         return Err(FieldError::new(
             "inputs.files",
             "files are uploaded by the CLI; give `tasks` with `blob`",
-        )
-        .into());
+        ));
     }
     tasks.extend(inputs.tasks);
     let count = match inputs.array {
@@ -154,15 +166,19 @@ pub(crate) async fn accept(
         .enumerate()
         .map(|(index, task)| encode_task(task).map_err(|error| at_task(index, error)))
         .collect::<Result<Vec<_>, _>>()?;
-    let mut job = new_job(&workload, count, server.clock.wall())?;
+    let mut job = new_job(&workload, count, now)?;
     job.submission.graph = graph;
     job.payloads = payloads;
     job.idempotency_key = key;
-    Ok(server.dispatcher.submit(job).await?)
+    Ok(job)
 }
 
 /// A job of a checked and settled workload, without payloads.
-pub(super) fn new_job(workload: &Workload, tasks: u32, now: Timestamp) -> Result<NewJob, ApiError> {
+pub(super) fn new_job(
+    workload: &Workload,
+    tasks: u32,
+    now: Timestamp,
+) -> Result<NewJob, FieldError> {
     let name = workload
         .name
         .as_ref()

@@ -5,7 +5,7 @@ use weft_agent::{Agent, Config};
 use super::serve::stop_signal;
 use crate::args::{AgentArgs, Global, name_value};
 use crate::cluster::could_not;
-use crate::config::default_agent_dir;
+use crate::config;
 use crate::exit::Failed;
 use crate::output::Output;
 use crate::service;
@@ -14,23 +14,35 @@ use crate::service;
 pub async fn agent(global: &Global, args: AgentArgs, output: &Output) -> Result<(), Failed> {
     // Huge pages would double the memory of an agent that waits; without them it only needs more.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
-    let labels = args
+    let settings = config::load(global.config.as_deref())?.agent;
+    let mut labels = settings.labels;
+    let given = args
         .label
         .iter()
         .map(|label| {
             name_value(label)
                 .ok_or_else(|| Failed::usage(format!("--label {label}: write NAME=VALUE")))
         })
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    labels.extend(given);
+    let threshold_percent = args.threshold.or(settings.threshold);
+    if threshold_percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
+        return Err(Failed::usage("config file: agent.threshold: not 1 to 100"));
+    }
+    let defaults = Config::new(
+        args.data_dir
+            .or(settings.data_dir)
+            .unwrap_or_else(config::default_agent_dir),
+    );
     let config = Config {
-        join: args.join,
+        join: args.join.or(settings.join),
         token: global.token.clone(),
-        node_id: args.id,
+        node_id: args.id.or(settings.id),
         labels,
-        threshold_percent: args.threshold,
-        cpu: args.cpu,
-        memory: args.memory,
-        ..Config::new(args.data_dir.unwrap_or_else(default_agent_dir))
+        threshold_percent: threshold_percent.unwrap_or(defaults.threshold_percent),
+        cpu: args.cpu.or(settings.cpu),
+        memory: args.memory.or(settings.memory),
+        ..defaults
     };
     let stop = stop_signal()?;
     tokio::pin!(stop);

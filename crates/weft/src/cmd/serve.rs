@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use weft_server::Config;
+use weft_server::{Config, NatsSettings, RedisSettings};
 use weft_types::parse_duration;
 
 use crate::args::{Global, ServeArgs, ServerArgs, UpArgs};
@@ -71,7 +71,8 @@ async fn announce(cluster: &Cluster, nodes: u32, output: &Output) -> Result<(), 
 }
 
 fn server_config(global: &Global, args: &ServeArgs) -> Result<Config, Failed> {
-    let settings = config::load(global.config.as_deref())?.server;
+    let file = config::load(global.config.as_deref())?;
+    let (settings, queue) = (file.server, file.queue);
     let data_dir = args
         .data_dir
         .clone()
@@ -85,9 +86,17 @@ fn server_config(global: &Global, args: &ServeArgs) -> Result<Config, Failed> {
     let defaults = Config::new(data_dir);
     Ok(Config {
         listen: address(&listen)?,
-        insecure_http: args.insecure_http.map(loopback).transpose()?,
-        cluster: args.cluster.clone(),
-        names: args.advertise.clone(),
+        insecure_http: args
+            .insecure_http
+            .or(settings.insecure_http)
+            .map(loopback)
+            .transpose()?,
+        cluster: args.cluster.clone().or(settings.cluster.clone()),
+        names: if args.advertise.is_empty() {
+            settings.advertise.clone()
+        } else {
+            args.advertise.clone()
+        },
         lease_ttl: span(args.lease_ttl, &settings, "lease_ttl", defaults.lease_ttl)?,
         certificate_ttl: span(
             args.cert_ttl,
@@ -101,9 +110,45 @@ fn server_config(global: &Global, args: &ServeArgs) -> Result<Config, Failed> {
             "result_ttl",
             defaults.result_ttl,
         )?,
-        mdns: !args.no_mdns,
+        mdns: !args.no_mdns && settings.mdns.unwrap_or(true),
+        redis: redis(queue.redis, args.redis_url.as_deref())?,
+        nats: nats(queue.nats, args.nats_url.as_deref())?,
         ..defaults
     })
+}
+
+/// The flag's address, with what else the config file says.
+fn redis(file: Option<RedisSettings>, url: Option<&str>) -> Result<Option<RedisSettings>, Failed> {
+    let settings = match (file, url) {
+        (Some(file), Some(url)) => Some(RedisSettings {
+            url: url.to_owned(),
+            ..file
+        }),
+        (file, url) => file.or(url.map(RedisSettings::new)),
+    };
+    if let Some(settings) = &settings {
+        settings
+            .check()
+            .map_err(|error| Failed::usage(error.to_string()))?;
+    }
+    Ok(settings)
+}
+
+/// The flag's address, with what else the config file says.
+fn nats(file: Option<NatsSettings>, url: Option<&str>) -> Result<Option<NatsSettings>, Failed> {
+    let settings = match (file, url) {
+        (Some(file), Some(url)) => Some(NatsSettings {
+            url: url.to_owned(),
+            ..file
+        }),
+        (file, url) => file.or(url.map(NatsSettings::new)),
+    };
+    if let Some(settings) = &settings {
+        settings
+            .check()
+            .map_err(|error| Failed::usage(error.to_string()))?;
+    }
+    Ok(settings)
 }
 
 fn span(
