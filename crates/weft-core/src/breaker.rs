@@ -55,7 +55,7 @@ pub enum State {
 /// How many jobs without a success elsewhere are told apart; more opens the breaker anyway.
 const MAX_SUSPECT_JOBS: usize = 8;
 
-/// The breaker of one node.
+/// The breaker of one node, or of a class of nodes.
 #[derive(Clone, Debug)]
 pub struct Breaker {
     config: Config,

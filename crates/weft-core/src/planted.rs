@@ -34,6 +34,8 @@ pub enum Bug {
     SecondKeepsAttempt,
     /// What the slower of two attempts reports is recorded once more.
     SecondResultCounts,
+    /// Nodes of a substrate that fails everything get work.
+    SubstrateIgnored,
 }
 
 impl Bug {
@@ -53,6 +55,7 @@ impl Bug {
         Self::DependentOfFailedRuns,
         Self::SecondKeepsAttempt,
         Self::SecondResultCounts,
+        Self::SubstrateIgnored,
     ];
 }
 

@@ -23,6 +23,8 @@ pub enum ClosedReason {
     Draining,
     /// It failed too much of late.
     BreakerOpen,
+    /// Nodes of its provider (or one's own) failed too much of late.
+    SubstrateOpen,
 }
 
 impl fmt::Display for ClosedReason {
@@ -33,6 +35,7 @@ impl fmt::Display for ClosedReason {
             Self::Cordoned => "cordoned",
             Self::Draining => "draining",
             Self::BreakerOpen => "failing too much",
+            Self::SubstrateOpen => "of a provider whose nodes are failing too much",
         })
     }
 }

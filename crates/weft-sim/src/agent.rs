@@ -30,6 +30,8 @@ pub struct Holding {
 pub struct Agent {
     /// Its node.
     pub id: NodeId,
+    /// Who it is rented from; empty for an own machine.
+    pub provider: &'static str,
     /// How many tasks it runs at once.
     pub slots: usize,
     /// The most it holds.
@@ -38,6 +40,8 @@ pub struct Agent {
     pub is_up: bool,
     /// It stands still until then.
     pub paused_until_ms: u64,
+    /// Its runtime fails everything until then.
+    pub broken_until_ms: u64,
     /// Its session; `None` while it dials.
     pub link: Option<usize>,
     /// Whether the server has welcomed it.
@@ -55,10 +59,12 @@ impl Agent {
             id: format!("node-{number}")
                 .parse()
                 .expect("a well-formed name"),
+            provider: if number == 0 { "" } else { "rented" },
             slots: 4,
             max_held: 64,
             is_up: true,
             paused_until_ms: 0,
+            broken_until_ms: 0,
             link: None,
             is_welcome: false,
             incarnation: 0,

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_core::dispatch::{FinalTask, Machine, TaskRef, TaskRun};
+use weft_core::breaker::State;
+use weft_core::dispatch::{FinalTask, Machine, Submission, TaskRef, TaskRun};
 use weft_types::{JobId, NodeId, TaskState};
 
 use crate::journal::{Journal, Record};
@@ -16,6 +17,12 @@ pub struct Checker {
     visible: BTreeMap<(JobId, u32), TaskState>,
     /// Results in the journal.
     recorded: BTreeSet<(JobId, u32)>,
+    /// Every job that somebody tried to submit.
+    submitted: BTreeMap<JobId, Submission>,
+    /// Jobs whose cancellation is on disk.
+    cancelled: BTreeSet<JobId>,
+    /// Substrates whose breaker is open.
+    open: BTreeSet<Box<str>>,
     /// Attempts that this server process has handed out.
     assigned: BTreeSet<TaskRef>,
     violation: Option<String>,
@@ -30,6 +37,50 @@ impl Checker {
     /// What went wrong first.
     pub fn violation(&self) -> Option<&str> {
         self.violation.as_deref()
+    }
+
+    /// A job is on its way into the journal.
+    pub fn submit(&mut self, submission: &Submission) {
+        self.submitted.insert(submission.id, submission.clone());
+    }
+
+    /// The cancellation of a job is on disk.
+    pub fn cancel(&mut self, job: JobId) {
+        self.cancelled.insert(job);
+    }
+
+    /// The breaker of a substrate has changed.
+    pub fn substrate(&mut self, substrate: &str, state: State) {
+        if state == State::Open {
+            self.open.insert(substrate.into());
+        } else {
+            self.open.remove(substrate);
+        }
+    }
+
+    /// A node begins a task: everything it waits for has been seen to complete.
+    pub fn begin(&mut self, at: TaskRef) {
+        if let Some(early) = self.missing(at.job, at.task) {
+            let (job, task) = (at.job, at.task);
+            self.fail(format!("{job}/{task} runs before {early} has completed"));
+        }
+    }
+
+    /// A task or job that a task waits for and that has not completed.
+    fn missing(&self, job: JobId, task: u32) -> Option<String> {
+        let submission = self.submitted.get(&job)?;
+        let completed =
+            |job: JobId, task: u32| self.visible.get(&(job, task)) == Some(&TaskState::Completed);
+        let mut tasks = submission.graph.iter().flat_map(|graph| graph.after(task));
+        if let Some(early) = tasks.find(|early| !completed(job, **early)) {
+            return Some(format!("{job}/{early}"));
+        }
+        let mut jobs = submission.after.iter();
+        let unfinished = jobs.find(|earlier| {
+            let tasks = self.submitted.get(earlier).map_or(0, |known| known.tasks);
+            (0..tasks).any(|task| !completed(**earlier, task))
+        });
+        unfinished.map(ToString::to_string)
     }
 
     /// A result is appended to the journal: at most once a task.
@@ -53,12 +104,24 @@ impl Checker {
         }
     }
 
-    /// Work was handed to a node: only while its lease lives, and no attempt twice.
-    pub fn assign(&mut self, node: &NodeId, is_live: bool, runs: &[TaskRun]) {
+    /// Work was handed to a node: only while its lease lives and its substrate works, no attempt
+    /// twice, nothing of a cancelled job, and nothing before what it waits for.
+    pub fn assign(&mut self, node: &NodeId, is_live: bool, provider: &str, runs: &[TaskRun]) {
+        let substrate = if provider.is_empty() { "own" } else { provider };
+        if self.open.contains(substrate) {
+            self.fail(format!("{node} got work though {substrate} is closed"));
+        }
         if !is_live {
             self.fail(format!("{node} got work without a live lease"));
         }
         for at in runs.iter().flat_map(|run| run.tasks()) {
+            if self.cancelled.contains(&at.job) {
+                self.fail(format!("{} is cancelled and {} runs", at.job, at.task));
+            }
+            if let Some(early) = self.missing(at.job, at.task) {
+                let (job, task) = (at.job, at.task);
+                self.fail(format!("{job}/{task} was handed out before {early}"));
+            }
             if !self.assigned.insert(at) {
                 self.fail(format!(
                     "attempt {} of {}/{} was handed out twice",
@@ -81,9 +144,16 @@ impl Checker {
     pub fn recovered(&mut self, machine: &Machine, journal: &Journal) {
         self.assigned.clear();
         self.recorded.clear();
+        self.open.clear();
         for record in journal.durable() {
-            if let Record::Final(done) = record {
-                self.recorded.insert((done.at.job, done.at.task));
+            match record {
+                Record::Final(done) => {
+                    self.recorded.insert((done.at.job, done.at.task));
+                }
+                Record::Cancel(job, _) => {
+                    self.cancelled.insert(*job);
+                }
+                Record::Job(_) | Record::Note(_) => {}
             }
         }
         let lost = self
@@ -106,8 +176,8 @@ impl Checker {
 
     /// Finals that a restart makes visible without announcing them.
     fn note_silent_finals(&mut self, machine: &Machine) {
-        for (&job, &tasks) in &self.acknowledged {
-            for (task, state, _) in machine.tasks(job, 0, tasks) {
+        for (&job, submission) in &self.submitted {
+            for (task, state, _) in machine.tasks(job, 0, submission.tasks) {
                 if state.is_final() {
                     self.visible.insert((job, task), state);
                 }
@@ -157,6 +227,17 @@ impl Checker {
         });
         if let Some(unseen) = unseen {
             self.fail(unseen);
+        }
+        let ran = self.visible.iter().find_map(|(&(job, task), &state)| {
+            let early = self
+                .missing(job, task)
+                .filter(|_| state != TaskState::Cancelled)?;
+            Some(format!(
+                "{job}/{task} is {state}, and {early} has not completed"
+            ))
+        });
+        if let Some(ran) = ran {
+            self.fail(ran);
         }
     }
 }

@@ -12,7 +12,7 @@ impl World {
         let ms = self.random.between(100, 3_000);
         self.after(ms, Event::Fault);
         let agent = self.random.between(0, self.agents.len() as u64 - 1) as usize;
-        match self.random.between(0, 9) {
+        match self.random.between(0, 10) {
             0 | 1 => {
                 self.crash_server();
                 let ms = self.random.between(50, 4_000);
@@ -26,6 +26,7 @@ impl World {
             }
             5 | 6 => self.partition(agent),
             7 | 8 => self.break_session(agent),
+            9 => self.break_runtimes(),
             _ => {
                 self.journal.is_full = true;
                 let ms = self.random.between(100, 3_000);
@@ -42,6 +43,16 @@ impl World {
             server.paused_until_ms = self.now_ms + ms;
             if ms > server.liveness.config().max_gap_ms {
                 server.absent_ms += ms;
+            }
+        }
+    }
+
+    /// Every task on the rented nodes fails for a while.
+    fn break_runtimes(&mut self) {
+        let until_ms = self.now_ms + self.random.between(500, 8_000);
+        for agent in &mut self.agents {
+            if !agent.provider.is_empty() {
+                agent.broken_until_ms = until_ms;
             }
         }
     }
@@ -73,6 +84,7 @@ impl World {
         self.journal.is_full = false;
         for agent in &mut self.agents {
             agent.paused_until_ms = agent.paused_until_ms.min(self.now_ms);
+            agent.broken_until_ms = agent.broken_until_ms.min(self.now_ms);
         }
         self.start_server();
     }

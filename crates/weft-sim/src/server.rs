@@ -50,7 +50,7 @@ impl Server {
     pub fn new(boot: u64, base_ms: u64, seed: u64) -> Self {
         let epoch_base: Epoch = boot << EPOCH_BITS;
         Self {
-            dispatch: dispatch::Machine::new(dispatch::Config::default(), seed),
+            dispatch: dispatch::Machine::new(config(), seed),
             liveness: liveness::Machine::new(liveness::Config::default(), epoch_base),
             sessions: BTreeMap::new(),
             submitting: BTreeMap::new(),
@@ -93,12 +93,27 @@ impl Server {
     }
 }
 
+/// Bounds that are reached within the short tasks and few nodes of a run.
+fn config() -> dispatch::Config {
+    dispatch::Config {
+        speculate_every_ms: 50,
+        speculate_floor_ms: 200,
+        substrate_breaker: weft_core::breaker::Config {
+            threshold: 6,
+            cool_down_ms: 2_000,
+            max_cool_down_ms: 10_000,
+        },
+        ..dispatch::Config::default()
+    }
+}
+
 /// An agent's node, as the scheduler sees it.
 pub fn candidate(agent: &Agent) -> Candidate {
     let unit = weft_types::Resources::for_op();
     let slots = agent.slots as u64;
     Candidate {
         key: agent.id.as_str().into(),
+        provider: agent.provider.into(),
         capacity: NodeCapacity {
             cpu: Millicores(unit.cpu.0 * slots),
             memory: Bytes(64 << 30),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use weft_types::{Bytes, Millicores, NodeId, WorkloadName, parse_duration};
+use weft_types::{Bytes, Deadline, Millicores, NodeId, WorkloadName, parse_duration};
 
 /// One computer out of many: describe work once, it runs in the cheapest place that satisfies it.
 #[derive(Parser, Debug)]
@@ -183,6 +183,15 @@ pub struct RunArgs {
     /// How a process is contained: full or none
     #[arg(long, value_name = "MODE")]
     pub sandbox: Option<String>,
+    /// Begin once this job has succeeded: its id, a unique prefix, or its name; may be repeated
+    #[arg(long, value_name = "JOB")]
+    pub after: Vec<String>,
+    /// When the whole job must have ended, as in 30m or 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "WHEN")]
+    pub deadline: Option<Deadline>,
+    /// Start a task that runs far longer than the others a second time on another node
+    #[arg(long)]
+    pub speculate: bool,
     /// Larger runs first, -100 to 100
     #[arg(long, allow_negative_numbers = true)]
     pub priority: Option<i32>,

@@ -85,10 +85,10 @@ impl Machine {
     fn free_slots(&mut self, class: ClassId, ready: u32, limit: u32) -> Option<(u16, u32)> {
         let chosen = self.index.choose(class)?;
         let slot = u16::try_from(chosen.0).ok()?;
+        let probing = !self.is_sound(slot);
         let node = self.nodes.get(slot)?;
         let up = self.nodes.up().max(1) as u32;
         let chunk = (ready / (2 * up)).max(1);
-        let probing = node.breaker.state() != breaker::State::Closed;
         let most = if probing {
             1
         } else {
@@ -159,9 +159,7 @@ impl Machine {
         let Some(node) = self.nodes.get(slot) else {
             return 0;
         };
-        if node.breaker.state() != breaker::State::Closed
-            || !matches!(node.availability, Availability::Open)
-        {
+        if !self.is_sound(slot) || !matches!(node.availability, Availability::Open) {
             return 0;
         }
         let Some(load) = node.loads.iter().find(|load| load.class == class) else {
@@ -223,9 +221,12 @@ impl Machine {
                 out.push(Output::JobStarted { job: job.id });
             }
         }
-        if node.breaker.state() != breaker::State::Closed {
-            self.index
-                .set_availability(candidate(node_slot), node.effective());
+        let probes = node.breaker.state() != breaker::State::Closed;
+        if given > 0 {
+            self.note_probe(node_slot);
+        }
+        if probes {
+            self.sync_availability(node_slot);
         }
         if speculates {
             self.watch_stragglers(now);

@@ -75,9 +75,9 @@ impl Machine {
         }
         if let Some(node) = self.nodes.get_mut(slot) {
             node.promote(slot, &mut self.index);
-            self.index
-                .set_availability(candidate(slot), node.effective());
         }
+        self.sync_availability(slot);
+        self.sync_probe(slot);
         out.push(Output::Attached {
             node: id.clone(),
             epoch,
@@ -95,6 +95,10 @@ impl Machine {
         node.epoch = Some(session.epoch);
         node.max_held = session.max_held;
         node.availability = session.candidate.state;
+        let provider = &session.candidate.provider;
+        node.substrate = self
+            .substrates
+            .intern(provider, self.config.substrate_breaker);
         self.index.upsert(candidate(slot), session.candidate);
     }
 
@@ -170,10 +174,13 @@ impl Machine {
             return;
         }
         node.availability = changed.state;
+        let provider = &changed.provider;
+        node.substrate = self
+            .substrates
+            .intern(provider, self.config.substrate_breaker);
         self.index.upsert(candidate(slot), changed);
         node.promote(slot, &mut self.index);
-        self.index
-            .set_availability(candidate(slot), node.effective());
+        self.sync_availability(slot);
     }
 
     pub(super) fn on_availability(
@@ -196,8 +203,7 @@ impl Machine {
             Availability::Closed(ClosedReason::Cordoned | ClosedReason::Draining)
         );
         node.availability = availability;
-        self.index
-            .set_availability(candidate(slot), node.effective());
+        self.sync_availability(slot);
         if evacuate {
             self.recall_unstarted(slot, out);
         }
@@ -232,9 +238,9 @@ impl Machine {
             node.clear(slot, &mut self.index);
             node.epoch = None;
             node.availability = Availability::Closed(ClosedReason::Offline);
-            self.index
-                .set_availability(candidate(slot), node.effective());
         }
+        self.sync_availability(slot);
+        self.sync_probe(slot);
         self.lose(&lost, out);
     }
 

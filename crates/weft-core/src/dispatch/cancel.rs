@@ -164,6 +164,7 @@ impl Machine {
                         });
                     }
                 }
+                Timer::Substrate { substrate } => self.on_substrate_due(now, substrate, out),
                 Timer::Breaker { node } => {
                     let found = self.nodes.get_mut(node);
                     let changed = found.is_some_and(|node| node.breaker.tick(now));

@@ -1,8 +1,9 @@
 //! Why a job's tasks wait.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use weft_placement::Explanation;
+use weft_placement::{ClosedReason, Explanation, Refusal, Verdict};
 use weft_types::{JobId, NodeId, Reason};
 
 use super::Machine;
@@ -34,6 +35,11 @@ pub enum Why {
         /// How many would do.
         nodes: u32,
     },
+    /// Nodes would do, but all of them belong to substrates that fail too much.
+    Failing {
+        /// Which: names of providers, or `own`.
+        substrates: Vec<String>,
+    },
     /// It is next, or others are before it.
     Turn,
 }
@@ -64,9 +70,12 @@ impl Waiting {
             Why::NoCandidate if self.lacks_amounts() => Some(Reason::InsufficientResources),
             Why::NoCandidate => Some(Reason::NoCandidate),
             Why::Busy { .. } => Some(Reason::InsufficientResources),
-            Why::Reattaching { .. } | Why::After { .. } | Why::Tasks | Why::Backoff | Why::Turn => {
-                None
-            }
+            Why::Reattaching { .. }
+            | Why::After { .. }
+            | Why::Tasks
+            | Why::Backoff
+            | Why::Failing { .. }
+            | Why::Turn => None,
         }
     }
 
@@ -109,6 +118,11 @@ impl fmt::Display for Waiting {
             },
             Why::Busy { nodes: 1 } => f.write_str("the one node that would do is busy"),
             Why::Busy { nodes } => write!(f, "the {nodes} nodes that would do are busy"),
+            Why::Failing { substrates } => write!(
+                f,
+                "too much fails on the nodes that would do, those of: {}; they are tried again soon",
+                substrates.join(", ")
+            ),
             Why::Turn => f.write_str("their turn has not come yet"),
         }
     }
@@ -179,11 +193,27 @@ impl Machine {
             .count();
         let why = match (&explanation.chosen, would_do) {
             (Some(_), _) => Why::Turn,
-            (None, 0) => Why::NoCandidate,
+            (None, 0) => self.failing(&explanation).unwrap_or(Why::NoCandidate),
             (None, nodes) => Why::Busy {
                 nodes: nodes as u32,
             },
         };
         (why, Some(explanation))
+    }
+
+    /// When nodes are refused for nothing but their substrates.
+    fn failing(&self, explanation: &Explanation) -> Option<Why> {
+        let closed = Verdict::Refused(Refusal::Closed {
+            why: ClosedReason::SubstrateOpen,
+        });
+        let refused = explanation.considered.iter();
+        let substrates: BTreeSet<String> = refused
+            .filter(|considered| considered.verdict == closed)
+            .filter_map(|considered| self.nodes.get(u16::try_from(considered.id.0).ok()?))
+            .map(|node| self.substrates.name(node.substrate).to_owned())
+            .collect();
+        (!substrates.is_empty()).then(|| Why::Failing {
+            substrates: substrates.into_iter().collect(),
+        })
     }
 }

@@ -9,7 +9,7 @@ use super::results::Entry;
 use super::speculate::Role;
 use super::table::{MAX_ATTEMPT, Phase};
 use super::timers::Timer;
-use super::vocabulary::{Output, TaskRef};
+use super::vocabulary::{Outcome, Output, TaskRef};
 
 /// The first wait after a node rejected a task, in milliseconds; doubles with each move.
 const REJECTED_WAIT_MS: u64 = 100;
@@ -87,6 +87,8 @@ impl Machine {
             let changed =
                 failed.is_some_and(|node| node.breaker.failed(now, reason, first.job.0, false));
             self.sync_breaker(node_slot, changed, out);
+            let (job, outcome) = (first.job.0, Outcome::Failed(reason));
+            self.judge_substrate(now, node_slot, outcome, job, false, out);
         } else {
             self.sync_breaker(node_slot, false, out);
         }

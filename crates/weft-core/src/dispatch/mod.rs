@@ -63,6 +63,7 @@ mod results;
 mod speculate;
 mod steal;
 mod submit;
+mod substrate;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -83,6 +84,7 @@ use job::{ClassTable, Jobs};
 use node::Nodes;
 use recovery::Reattachment;
 use results::Recording;
+use substrate::Substrates;
 use timers::Timers;
 
 pub use explain::{Waiting, Why};
@@ -101,6 +103,7 @@ pub struct Machine {
     jobs: Jobs,
     classes: ClassTable,
     nodes: Nodes,
+    substrates: Substrates,
     fair: FairShare,
     timers: Timers,
     recording: BTreeMap<BatchId, Recording>,
@@ -137,6 +140,7 @@ impl Machine {
             jobs: Jobs::default(),
             classes: ClassTable::default(),
             nodes: Nodes::default(),
+            substrates: Substrates::default(),
             fair: FairShare::default(),
             timers: Timers::default(),
             recording: BTreeMap::new(),

@@ -29,6 +29,8 @@ pub(super) struct Node {
     /// Whether it takes work, apart from its breaker.
     pub(super) availability: Availability,
     pub(super) breaker: Breaker,
+    /// The class of nodes it belongs to.
+    pub(super) substrate: u16,
     pub(super) max_held: u32,
     pub(super) held: u32,
     pub(super) loads: Vec<ClassLoad>,
@@ -48,6 +50,7 @@ impl Node {
             epoch: None,
             availability: Availability::Closed(ClosedReason::Offline),
             breaker: Breaker::new(breaker),
+            substrate: 0,
             max_held: 0,
             held: 0,
             loads: Vec::new(),
@@ -147,7 +150,8 @@ impl Node {
         self.outbox.clear();
     }
 
-    /// Whether it takes work, its breaker considered.
+    /// Whether it takes work, its own breaker considered; [`super::Machine::effective`] considers
+    /// that of its substrate as well.
     pub(super) fn effective(&self) -> Availability {
         match (self.availability, self.breaker.state()) {
             (Availability::Open, breaker::State::Open) => {

@@ -6,7 +6,6 @@ use crate::{Epoch, Monotonic};
 
 use super::Machine;
 use super::job::{Job, smooth};
-use super::node::candidate;
 use super::speculate::Role;
 use super::table::{Cell, Phase};
 use super::timers::Timer;
@@ -148,6 +147,7 @@ impl Machine {
             return;
         };
         let class = job.class;
+        let works = job.works_on.is_some();
         let works_elsewhere = job.works_on.is_some_and(|on| on != reporter.node);
         if result.outcome == Outcome::Completed {
             job.works_on = Some(reporter.node);
@@ -167,14 +167,8 @@ impl Machine {
             }
         };
         self.sync_breaker(reporter.node, changed, out);
-    }
-
-    /// Tells the index whether a node takes work.
-    pub(super) fn sync_availability(&mut self, slot: u16) {
-        if let Some(node) = self.nodes.get(slot) {
-            self.index
-                .set_availability(candidate(slot), node.effective());
-        }
+        let (now, job) = (reporter.now, result.at.job.0);
+        self.judge_substrate(now, reporter.node, result.outcome, job, works, out);
     }
 
     /// Tells the index what the breaker of a node says, and announces a change.
@@ -184,10 +178,8 @@ impl Machine {
         };
         let state = node.breaker.state();
         if !changed && state == crate::breaker::State::Closed {
-            return;
+            return self.sync_probe(slot);
         }
-        self.index
-            .set_availability(candidate(slot), node.effective());
         if changed {
             if let Some(until) = node.breaker.until() {
                 self.timers.set(until, Timer::Breaker { node: slot });
@@ -197,6 +189,7 @@ impl Machine {
                 state,
             });
         }
+        self.sync_availability(slot);
     }
 
     /// An attempt failed that would be tried again: when another one is out that goes on, the

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use weft_placement::{Availability, ClassId, ClosedReason};
 use weft_types::Reason;
 
-use crate::{Monotonic, breaker};
+use crate::Monotonic;
 
 use super::Machine;
 use super::assign::extend;
@@ -336,9 +336,8 @@ impl Machine {
         let chosen = self.index.choose(class);
         self.sync_availability(holder);
         let chosen = u16::try_from(chosen?.0).ok()?;
-        let node = self.nodes.get(chosen)?;
-        let sound = node.breaker.state() == breaker::State::Closed;
-        (sound && node.room() > 0).then_some(chosen)
+        let has_room = self.nodes.get(chosen)?.room() > 0;
+        (self.is_sound(chosen) && has_room).then_some(chosen)
     }
 
     /// The first attempt has ended the task: the second is stopped.

@@ -16,6 +16,8 @@ pub(super) enum Timer {
     Deadline { job: JobId },
     /// The breaker of a node (its slot) half-opens.
     Breaker { node: u16 },
+    /// The breaker of a substrate (its number) half-opens.
+    Substrate { substrate: u16 },
 }
 
 /// Timers in the order in which they are due. None is cancelled: what is stale when it comes up

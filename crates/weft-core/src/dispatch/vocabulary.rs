@@ -29,6 +29,8 @@ pub struct Config {
     pub steal_after_ms: u64,
     /// When a node gets no more work.
     pub breaker: breaker::Config,
+    /// When no node of a provider, or none of one's own, gets more work.
+    pub substrate_breaker: breaker::Config,
     /// How often the running tasks of jobs that speculate are looked at, in milliseconds.
     pub speculate_every_ms: u64,
     /// No task is called slow before it has run this long, in milliseconds.
@@ -46,6 +48,11 @@ impl Default for Config {
             max_moves: 20,
             steal_after_ms: 100,
             breaker: breaker::Config::default(),
+            substrate_breaker: breaker::Config {
+                threshold: 20,
+                cool_down_ms: 10_000,
+                max_cool_down_ms: 120_000,
+            },
             speculate_every_ms: 250,
             speculate_floor_ms: 1_000,
         }
@@ -435,6 +442,13 @@ pub enum Output {
         state: JobState,
         /// How its tasks ended.
         counts: TaskCounts,
+    },
+    /// The circuit breaker of a class of nodes changed.
+    SubstrateBreaker {
+        /// The provider, or `own`.
+        substrate: Box<str>,
+        /// Its new state.
+        state: breaker::State,
     },
     /// A node's circuit breaker changed.
     Breaker {

@@ -661,6 +661,11 @@ impl Shell {
                     tracing::debug!(job = %at.job, task = at.task, %reason, in_ms = due.since_ms(now), "tried again");
                 }
                 Output::JobFinal { job, state, .. } => self.job_final(job, state),
+                Output::SubstrateBreaker { substrate, state } => {
+                    let data = json!({ "state": format!("{state:?}").to_lowercase() });
+                    self.events
+                        .emit(self.clock.wall(), "substrate.breaker", &substrate, data);
+                }
                 Output::Breaker { node, state } => {
                     let data = json!({ "state": format!("{state:?}").to_lowercase() });
                     self.events

@@ -294,6 +294,7 @@ impl World {
                 Waiter::Batch(batch) => self.dispatch(Input::Recorded { batch }),
                 Waiter::Cancel(job, reason) => {
                     let tasks = None;
+                    self.checker.cancel(job);
                     self.dispatch(Input::Cancel { job, tasks, reason });
                 }
                 Waiter::Job(job) => self.acknowledge(job),
@@ -346,14 +347,15 @@ impl World {
         if server.dispatch.check_after(id, &submission.after).is_err() {
             submission.after.clear();
         }
-        if server.dispatch.admit(u64::from(submission.tasks)).is_err() {
+        if server.dispatch.admit(submission.weight()).is_err() {
             return;
         }
         let record = Record::Job(Box::new(submission.clone()));
         if !self.journal.append([record], Some(Waiter::Job(id))) {
-            server.dispatch.abandon(u64::from(submission.tasks));
+            server.dispatch.abandon(submission.weight());
             return;
         }
+        self.checker.submit(&submission);
         server.submitting.insert(id, submission);
         self.sync_soon();
         #[cfg(feature = "planted")]
@@ -434,7 +436,8 @@ impl World {
                         .server
                         .as_ref()
                         .is_some_and(|server| server.liveness.is_live(&node, epoch));
-                    self.checker.assign(&node, live, &runs);
+                    let provider = self.provider(&node);
+                    self.checker.assign(&node, live, provider, &runs);
                     self.send_to(&node, ToAgent::Dispatch(runs));
                 }
                 Output::Attached { node, stop, .. } => {
@@ -444,14 +447,22 @@ impl World {
                 Output::Recall { node, tasks, .. } => self.send_to(&node, ToAgent::Recall(tasks)),
                 Output::Ack { node, tasks } => self.send_to(&node, ToAgent::Ack(tasks)),
                 Output::Record { batch, tasks } => self.record(batch, &tasks),
-                Output::CancelDue { job, reason } => self.cancel(job, reason),
+                Output::CancelDue { job, reason, .. } => self.cancel(job, reason),
                 Output::Finals(finals) => self.checker.announce(&finals),
+                Output::SubstrateBreaker { substrate, state } => {
+                    self.checker.substrate(&substrate, state);
+                }
                 Output::JobStarted { .. }
                 | Output::Retrying { .. }
                 | Output::JobFinal { .. }
                 | Output::Breaker { .. } => {}
             }
         }
+    }
+
+    fn provider(&self, node: &NodeId) -> &'static str {
+        let agent = self.agents.iter().find(|agent| agent.id == *node);
+        agent.map_or("", |agent| agent.provider)
     }
 
     fn send_to(&mut self, node: &NodeId, message: ToAgent) {

@@ -154,6 +154,7 @@ impl World {
     fn begin(&mut self, agent: usize) {
         let begun = self.agents[agent].begin();
         for &at in &begun {
+            self.checker.begin(at);
             let (Fate::Ends(ms, _) | Fate::KillsAgent(ms)) = fate(self.seed, at);
             self.act_after(ms, agent, Act::End(at));
         }
@@ -172,6 +173,9 @@ impl World {
                 }
             }
             Fate::Ends(_, outcome) => {
+                let is_broken = self.now_ms < self.agents[agent].broken_until_ms;
+                let broken = Outcome::Failed(Reason::RuntimeError);
+                let outcome = if is_broken { broken } else { outcome };
                 if self.agents[agent].end(at, outcome) {
                     self.report(agent, at, outcome);
                 }

@@ -6,6 +6,7 @@ mod faults;
 mod life;
 mod property;
 mod speculate;
+mod substrate;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use weft_types::{
 use super::{
     BatchId, Config, Input, Machine, Outcome, Output, Submission, TaskRef, TaskResult, Verdict,
 };
-use crate::{Epoch, Monotonic};
+use crate::{Epoch, Monotonic, breaker};
 
 /// A node that runs this many op tasks at once.
 pub(super) fn node_of(name: &str, slots: u64) -> Candidate {
@@ -88,6 +89,7 @@ pub(super) struct Scene {
     /// Outcomes that the machine wants written.
     pub(super) to_write: Vec<BatchId>,
     pub(super) recalled: Vec<TaskRef>,
+    pub(super) substrates: Vec<(String, breaker::State)>,
 }
 
 impl Scene {
@@ -103,6 +105,7 @@ impl Scene {
             cancel_due: Vec::new(),
             to_write: Vec::new(),
             recalled: Vec::new(),
+            substrates: Vec::new(),
         }
     }
 
@@ -121,6 +124,11 @@ impl Scene {
     }
 
     pub(super) fn up(&mut self, name: &str, slots: u64) {
+        self.rent("", name, slots);
+    }
+
+    /// A node of a provider opens a session.
+    pub(super) fn rent(&mut self, provider: &str, name: &str, slots: u64) {
         let node = id(name);
         let epoch = self.next_epoch;
         self.next_epoch += 1;
@@ -130,7 +138,10 @@ impl Scene {
         self.step(Input::NodeUp {
             node,
             epoch,
-            candidate: node_of(name, slots),
+            candidate: Candidate {
+                provider: provider.into(),
+                ..node_of(name, slots)
+            },
             max_held: 1_024,
             held,
         });
@@ -252,6 +263,9 @@ impl Scene {
                 }
                 Output::JobFinal { job, state, .. } => {
                     self.jobs.insert(job, state);
+                }
+                Output::SubstrateBreaker { substrate, state } => {
+                    self.substrates.push((substrate.to_string(), state));
                 }
                 Output::JobStarted { .. } | Output::Retrying { .. } | Output::Breaker { .. } => {}
             }

@@ -110,6 +110,9 @@ fn empty(runtime: RuntimeKind) -> Workload {
         placement: weft_types::PlacementSpec::default(),
         retry: weft_types::RetryPolicy::default(),
         timeout: None,
+        after: Vec::new(),
+        deadline: None,
+        speculate: false,
         priority: 0,
         exclusive: false,
         budget: None,
@@ -195,6 +198,9 @@ fn apply_flags(workload: &mut Workload, args: &RunArgs) -> Result<(), Failed> {
         workload.name.clone_from(&args.name);
     }
     workload.timeout = args.timeout.or(workload.timeout);
+    workload.after.extend(args.after.iter().cloned());
+    workload.deadline = args.deadline.or(workload.deadline);
+    workload.speculate |= args.speculate;
     workload.priority = args.priority.unwrap_or(workload.priority);
     Ok(())
 }
