@@ -113,24 +113,29 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, FieldError> {
 pub fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, FieldError> {
     let document =
         toml::Deserializer::parse(text).map_err(|error| FieldError::new("", error.to_string()))?;
-    described(serde_path_to_error::deserialize(document))
+    // The parser's own text quotes the line; path and name say the same in one.
+    serde_path_to_error::deserialize(document).map_err(
+        |error: serde_path_to_error::Error<toml::de::Error>| {
+            refused(&error.path().to_string(), error.inner().message())
+        },
+    )
 }
 
 fn described<T, E: std::fmt::Display>(
     result: Result<T, serde_path_to_error::Error<E>>,
 ) -> Result<T, FieldError> {
-    result.map_err(|error| {
-        let path = error.path().to_string();
-        // `.` is the document, `?` a place that has no name yet, as at a broken-off end.
-        let path = path.trim_end_matches(['?', '.']).to_owned();
-        let message = error.inner().to_string();
-        // The YAML parser writes the path before its message as well.
-        let message = match message.split_once(": ") {
-            Some((prefix, rest)) if path.starts_with(prefix) => rest,
-            _ => message.as_str(),
-        };
-        FieldError::new(path.as_str(), with_nearest_name(message))
-    })
+    result.map_err(|error| refused(&error.path().to_string(), &error.inner().to_string()))
+}
+
+fn refused(path: &str, message: &str) -> FieldError {
+    // `.` is the document, `?` a place that has no name yet, as at a broken-off end.
+    let path = path.trim_end_matches(['?', '.']);
+    // The YAML parser writes the path before its message as well.
+    let message = match message.split_once(": ") {
+        Some((prefix, rest)) if path.starts_with(prefix) => rest,
+        _ => message,
+    };
+    FieldError::new(path, with_nearest_name(message))
 }
 
 /// Adds `did you mean` to serde's "unknown field `x`, expected one of `a`, `b`".
