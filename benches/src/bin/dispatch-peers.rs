@@ -95,10 +95,10 @@ fn in_one_job(table: &mut Table) {
 #[derive(Default)]
 struct Figures {
     rates: Vec<f64>,
-    /// Milliseconds of CPU a job: of the client, of the server and its agent, of all processes.
-    client_ms: Vec<f64>,
-    server_ms: Vec<f64>,
-    machine_ms: Vec<f64>,
+    /// Microseconds of CPU a job: of the client, of the server and its agent, of all processes.
+    client_us: Vec<f64>,
+    server_us: Vec<f64>,
+    machine_us: Vec<f64>,
     /// Milliseconds from a request to its answer, of all runs.
     round_trips_ms: Vec<f64>,
 }
@@ -109,8 +109,8 @@ impl Figures {
         let submitted = submit_singly(&cluster.admin_file(), protocol, JOBS, IN_FLIGHT);
         let server = cpu(cluster.server_pid()).saturating_sub(server);
         self.ran(JOBS, submitted.took, machine_cpu() - machine);
-        self.client_ms.push(ms_each(submitted.client_cpu, JOBS));
-        self.server_ms.push(ms_each(server, JOBS));
+        self.client_us.push(us_each(submitted.client_cpu, JOBS));
+        self.server_us.push(us_each(server, JOBS));
         check(cluster, &submitted);
         self.round_trips_ms.extend(submitted.round_trips_ms);
     }
@@ -123,7 +123,7 @@ impl Figures {
 
     fn ran(&mut self, jobs: u32, took: Duration, machine: Duration) {
         self.rates.push(f64::from(jobs) / took.as_secs_f64());
-        self.machine_ms.push(ms_each(machine, jobs));
+        self.machine_us.push(us_each(machine, jobs));
     }
 
     fn rate(&self) -> f64 {
@@ -132,19 +132,19 @@ impl Figures {
 
     fn report_weft(&self, table: &mut Table, what: &str) {
         table.row(what, self.rate(), "jobs/s");
-        let (client, server) = (self.client_ms.clone(), self.server_ms.clone());
+        let (client, server) = (self.client_us.clone(), self.server_us.clone());
         table.row(
             format!("{what}: CPU of the client"),
             median(client),
-            "ms/job",
+            "us/job",
         );
         table.row(
             format!("{what}: CPU of the server"),
             median(server),
-            "ms/job",
+            "us/job",
         );
-        let machine = median(self.machine_ms.clone());
-        table.row(format!("{what}: CPU of the machine"), machine, "ms/job");
+        let machine = median(self.machine_us.clone());
+        table.row(format!("{what}: CPU of the machine"), machine, "us/job");
         for (name, share) in [("p50", 0.5), ("p99", 0.99)] {
             let value = percentile(self.round_trips_ms.clone(), share);
             table.row(format!("{what}: {name}"), value, "ms");
@@ -156,13 +156,13 @@ impl Figures {
             return table.skipped(what, needs);
         }
         table.row(format!("{what} ({version})"), self.rate(), "jobs/s");
-        let machine = median(self.machine_ms.clone());
-        table.row(format!("{what}: CPU of the machine"), machine, "ms/job");
+        let machine = median(self.machine_us.clone());
+        table.row(format!("{what}: CPU of the machine"), machine, "us/job");
     }
 }
 
-fn ms_each(cpu: Duration, jobs: u32) -> f64 {
-    cpu.as_secs_f64() * 1e3 / f64::from(jobs)
+fn us_each(cpu: Duration, jobs: u32) -> f64 {
+    cpu.as_secs_f64() * 1e6 / f64::from(jobs)
 }
 
 /// The results are there, and are those of the inputs.
