@@ -20,7 +20,9 @@ pub async fn count_asterisks(
         .parse()
         .map_err(|_| Status::invalid_argument("token: not ASCII"))?;
     let mut weft = WeftClient::with_interceptor(channel, move |mut request: Request<()>| {
-        request.metadata_mut().insert("authorization", bearer.clone());
+        request
+            .metadata_mut()
+            .insert("authorization", bearer.clone());
         Ok(request)
     });
 
@@ -30,7 +32,8 @@ pub async fn count_asterisks(
     });
     let job = weft
         .submit(SubmitRequest {
-            workload: r#"{"name": "stars", "runtime": "op", "op": {"op": "counteq", "imm": 42}}"#.into(),
+            workload: r#"{"name": "stars", "runtime": "op", "op": {"op": "counteq", "imm": 42}}"#
+                .into(),
             tasks: tasks.collect(),
             // Sending it again, after a broken connection for example, submits nothing twice.
             idempotency_key: format!("stars-{}", std::process::id()),
@@ -39,11 +42,16 @@ pub async fn count_asterisks(
         .await?
         .into_inner();
 
-    let watched = WatchRequest { job: job.id.clone() };
+    let watched = WatchRequest {
+        job: job.id.clone(),
+    };
     let mut changes = weft.watch(watched).await?.into_inner();
     while let Some(job) = changes.message().await? {
         let tasks = job.tasks.unwrap_or_default();
-        eprintln!("{}: {} of {} tasks completed", job.state, tasks.completed, tasks.total);
+        eprintln!(
+            "{}: {} of {} tasks completed",
+            job.state, tasks.completed, tasks.total
+        );
     }
 
     let wanted = ResultsRequest {

@@ -309,7 +309,10 @@ mod tests {
         for (message, path) in [
             (r#"{"id":"x","type":"watch"}"#, "job"),
             (r#"{"id":"x","type":"ping","job":"j"}"#, "job"),
-            (r#"{"id":"x","type":"watch","job":"j","order":"task"}"#, "order"),
+            (
+                r#"{"id":"x","type":"watch","job":"j","order":"task"}"#,
+                "order",
+            ),
             (r#"{"id":"x","type":"stop","job":"j"}"#, "subscription"),
             (r#"{"id":"x","type":"submit"}"#, "workload"),
         ] {
@@ -327,8 +330,12 @@ mod tests {
             (r#"{"id":7,"type":"ping"}"#, None, "id"),
             (r#"{"id":"","type":"ping"}"#, None, "id"),
             (r#"{"id":"x","type":"shout"}"#, x(), "type"),
-            (r#"{"id":"x","id":"y","type":"ping"}"#, None, "id"),
-            (r#"{"id":"x","type":"results","job":"j","seen":[[-1,2]]}"#, x(), "seen[0][0]"),
+            (r#"{"id":"x","id":"y","type":"ping"}"#, None, ""),
+            (
+                r#"{"id":"x","type":"results","job":"j","seen":[[-1,2]]}"#,
+                x(),
+                "seen[0][0]",
+            ),
             (
                 r#"{"id":"x","type":"submit","workload":{"runtime":"op","op":{"op":"sum"}}}"#,
                 x(),

@@ -35,6 +35,44 @@ pub enum Who {
     Node(std::path::PathBuf),
 }
 
+/// A request of REST: the JSON documents of its answer, one a line.
+///
+/// # Panics
+/// When the answer is not JSON.
+pub fn rest(cluster: &Cluster, args: &[&str], path: &str) -> Vec<Value> {
+    let output = cluster.curl(args, path).stdout;
+    let text = String::from_utf8_lossy(&output);
+    let lines = text.lines().map(serde_json::from_str);
+    lines
+        .collect::<Result<_, _>>()
+        .unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Submits a job over REST and gives its id.
+///
+/// # Panics
+/// When it is refused.
+pub fn submit_over_rest(cluster: &Cluster, body: &str) -> String {
+    let json = ["-H", "content-type: application/json", "-d", body];
+    let job = rest(cluster, &json, "/v1/jobs").remove(0);
+    job["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{job}"))
+        .to_owned()
+}
+
+/// How many clients follow something at each door, and how many WebSockets are open.
+pub fn subscriptions(cluster: &Cluster) -> Vec<(String, u64)> {
+    let text = String::from_utf8_lossy(&cluster.curl(&[], "/metrics").stdout).into_owned();
+    let lines = text.lines().filter(|line| {
+        line.starts_with("weft_subscriptions{") || line.starts_with("weft_websocket_connections ")
+    });
+    lines
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(name, count)| (name.to_owned(), count.parse().unwrap_or(u64::MAX)))
+        .collect()
+}
+
 /// Opens a TLS connection to the server.
 ///
 /// # Errors
@@ -71,7 +109,9 @@ pub async fn tls(
     let stream = TcpStream::connect(format!("127.0.0.1:{}", cluster.port())).await?;
     stream.set_nodelay(true)?;
     let name = ServerName::try_from("weft").expect("a name");
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
 }
 
 /// A gRPC channel to the server.
@@ -86,21 +126,30 @@ pub async fn channel(cluster: &Cluster, who: Who) -> Channel {
         async move { stream.ok_or_else(|| std::io::Error::other("the connection broke off")) }
     });
     let endpoint = Endpoint::from_static("https://weft");
-    endpoint.connect_with_connector(dial).await.expect("a channel")
+    endpoint
+        .connect_with_connector(dial)
+        .await
+        .expect("a channel")
 }
 
 /// Sends bytes as the message of a gRPC method.
 ///
 /// # Errors
 /// As the server answers.
-pub async fn raw_call(channel: &Channel, path: &'static str, bytes: Bytes) -> Result<Bytes, Status> {
+pub async fn raw_call(
+    channel: &Channel,
+    path: &'static str,
+    bytes: Bytes,
+) -> Result<Bytes, Status> {
     let mut client = tonic::client::Grpc::new(channel.clone());
     client
         .ready()
         .await
         .map_err(|error| Status::unknown(error.to_string()))?;
     let path = http::uri::PathAndQuery::from_static(path);
-    let answer = client.unary(tonic::Request::new(bytes), path, RawCodec).await;
+    let answer = client
+        .unary(tonic::Request::new(bytes), path, RawCodec)
+        .await;
     answer.map(tonic::Response::into_inner)
 }
 
@@ -178,7 +227,9 @@ impl Ws {
     /// # Panics
     /// When the server refuses it.
     pub async fn open(cluster: &Cluster) -> Self {
-        Self::try_open(cluster, Who::Admin, None).await.expect("a WebSocket")
+        Self::try_open(cluster, Who::Admin, None)
+            .await
+            .expect("a WebSocket")
     }
 
     /// Sends a message.
@@ -194,7 +245,10 @@ impl Ws {
     /// # Panics
     /// When the connection is gone.
     pub async fn text(&mut self, text: &str) {
-        self.socket.send(Message::text(text)).await.expect("it is sent");
+        self.socket
+            .send(Message::text(text))
+            .await
+            .expect("it is sent");
     }
 
     /// The next message; `None` when the server has closed the connection.
@@ -228,7 +282,8 @@ impl Ws {
     /// Sends a request and gives its first answer.
     pub async fn ask(&mut self, request: &Value) -> Value {
         self.send(request).await;
-        self.answer(request["id"].as_str().unwrap_or_default()).await
+        self.answer(request["id"].as_str().unwrap_or_default())
+            .await
     }
 
     /// What a subscription tells until it ends: the entries of `field` in each of its messages.
@@ -239,7 +294,9 @@ impl Ws {
         self.send(request).await;
         let mut told = Vec::new();
         loop {
-            let message = self.answer(request["id"].as_str().unwrap_or_default()).await;
+            let message = self
+                .answer(request["id"].as_str().unwrap_or_default())
+                .await;
             match message["type"].as_str() {
                 Some("end") => {
                     assert_eq!(message["complete"], true, "{message}");

@@ -191,7 +191,10 @@ mod tests {
     fn a_refused_task_names_its_place() {
         let broken = [
             (
-                api::Task { op: Some(r#"{"op":"sum"}"#.to_owned()), ..Default::default() },
+                api::Task {
+                    op: Some(r#"{"op":"sum"}"#.to_owned()),
+                    ..Default::default()
+                },
                 "tasks[7].op",
             ),
             (

@@ -53,10 +53,7 @@ pub fn router(server: &Arc<Server>) -> Result<Router, Error> {
     Ok(Router::new()
         .route_service("/weft.v1.Weft/{*method}", weft)
         .route_service("/grpc.health.v1.Health/{*method}", health)
-        .route_service(
-            "/grpc.reflection.v1.ServerReflection/{*method}",
-            reflection,
-        )
+        .route_service("/grpc.reflection.v1.ServerReflection/{*method}", reflection)
         .layer(from_fn_with_state(Arc::clone(server), guard))
         .layer(CatchPanicLayer::custom(panicked)))
 }

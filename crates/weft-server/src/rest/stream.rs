@@ -11,9 +11,7 @@ use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use weft_api::{MAX_BODY_BYTES, Problem};
-use weft_types::{
-    FieldError, JobId, MAX_TASKS_PER_JOB, Reason, TaskSpec, Workload, parse_json,
-};
+use weft_types::{FieldError, JobId, MAX_TASKS_PER_JOB, Reason, TaskSpec, Workload, parse_json};
 
 use super::problem::ApiError;
 use super::submit::{at_task, encode_task, new_job};

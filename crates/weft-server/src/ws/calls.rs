@@ -53,11 +53,7 @@ impl Drop for Registered {
 }
 
 impl Active {
-    fn register(
-        &self,
-        id: &str,
-        stop: Option<CancellationToken>,
-    ) -> Result<Registered, ApiError> {
+    fn register(&self, id: &str, stop: Option<CancellationToken>) -> Result<Registered, ApiError> {
         let mut active = self.0.lock();
         if active.contains_key(id) {
             return Err(FieldError::new("id", format!("{id:?} is in use; choose another")).into());
@@ -128,7 +124,10 @@ impl Calls {
             WsCall::Submit {
                 workload,
                 idempotency_key,
-            } => self.call(id, submitted(server, *workload, idempotency_key)).await,
+            } => {
+                self.call(id, submitted(server, *workload, idempotency_key))
+                    .await
+            }
             WsCall::Cancel { job } => self.call(id, cancelled(server, job)).await,
             WsCall::Watch { job } => {
                 let outlet = self.outlet(&id);

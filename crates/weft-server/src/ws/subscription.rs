@@ -38,11 +38,7 @@ impl Outlet {
 }
 
 /// Tells a job as it changes; resolves to the last answer.
-pub async fn watch(
-    server: Arc<Server>,
-    job: String,
-    outlet: Outlet,
-) -> Result<WsAnswer, ApiError> {
+pub async fn watch(server: Arc<Server>, job: String, outlet: Outlet) -> Result<WsAnswer, ApiError> {
     let mut watch = JobWatch::new(server, job_id(&job)?, Door::WebSocket);
     while let Some(job) = watch.next().await? {
         if !outlet.tell(WsAnswer::Job { job }).await {
@@ -113,11 +109,7 @@ impl Batch {
 }
 
 fn about_bytes(view: &ResultView) -> usize {
-    let printed = |text: &Option<Text>| {
-        text.as_ref()
-            .and_then(Text::bytes)
-            .map_or(0, <[u8]>::len)
-    };
+    let printed = |text: &Option<Text>| text.as_ref().and_then(Text::bytes).map_or(0, <[u8]>::len);
     let found = view.result.as_ref().map_or(0, |json| json.get().len());
     RESULT_BYTES + found + printed(&view.stdout) + printed(&view.stderr)
 }
