@@ -330,7 +330,7 @@ mod tests {
             (r#"{"id":7,"type":"ping"}"#, None, "id"),
             (r#"{"id":"","type":"ping"}"#, None, "id"),
             (r#"{"id":"x","type":"shout"}"#, x(), "type"),
-            (r#"{"id":"x","id":"y","type":"ping"}"#, None, "id"),
+            (r#"{"id":"x","id":"y","type":"ping"}"#, None, ""),
             (
                 r#"{"id":"x","type":"results","job":"j","seen":[[-1,2]]}"#,
                 x(),

@@ -35,6 +35,44 @@ pub enum Who {
     Node(std::path::PathBuf),
 }
 
+/// A request of REST: the JSON documents of its answer, one a line.
+///
+/// # Panics
+/// When the answer is not JSON.
+pub fn rest(cluster: &Cluster, args: &[&str], path: &str) -> Vec<Value> {
+    let output = cluster.curl(args, path).stdout;
+    let text = String::from_utf8_lossy(&output);
+    let lines = text.lines().map(serde_json::from_str);
+    lines
+        .collect::<Result<_, _>>()
+        .unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// Submits a job over REST and gives its id.
+///
+/// # Panics
+/// When it is refused.
+pub fn submit_over_rest(cluster: &Cluster, body: &str) -> String {
+    let json = ["-H", "content-type: application/json", "-d", body];
+    let job = rest(cluster, &json, "/v1/jobs").remove(0);
+    job["id"]
+        .as_str()
+        .unwrap_or_else(|| panic!("{job}"))
+        .to_owned()
+}
+
+/// How many clients follow something at each door, and how many WebSockets are open.
+pub fn subscriptions(cluster: &Cluster) -> Vec<(String, u64)> {
+    let text = String::from_utf8_lossy(&cluster.curl(&[], "/metrics").stdout).into_owned();
+    let lines = text.lines().filter(|line| {
+        line.starts_with("weft_subscriptions{") || line.starts_with("weft_websocket_connections ")
+    });
+    lines
+        .filter_map(|line| line.rsplit_once(' '))
+        .map(|(name, count)| (name.to_owned(), count.parse().unwrap_or(u64::MAX)))
+        .collect()
+}
+
 /// Opens a TLS connection to the server.
 ///
 /// # Errors

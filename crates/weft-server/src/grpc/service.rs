@@ -38,6 +38,7 @@ impl WeftService {
         let workload = parse_json(request.workload.as_bytes());
         let mut workload: Workload = workload.map_err(|error| error.within("workload"))?;
         let listed = workload.tasks.len();
+        let has_tasks = !request.tasks.is_empty();
         for (index, task) in request.tasks.into_iter().enumerate() {
             workload
                 .tasks
@@ -47,7 +48,12 @@ impl WeftService {
         let key = key
             .map(|key| submit::checked_key("idempotency_key", &key))
             .transpose()?;
-        submit::accept(&self.server, workload, key).await
+        let accepted = submit::accept(&self.server, workload, key).await;
+        // `tasks[…]` names the tasks of the message, where it has any.
+        accepted.map_err(|error| match error.problem().errors.first() {
+            Some(field) if has_tasks && field.path.starts_with("tasks") => error,
+            _ => error.within("workload"),
+        })
     }
 
     async fn cursor(&self, request: api::ResultsRequest) -> Result<Cursor, ApiError> {

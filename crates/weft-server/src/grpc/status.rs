@@ -70,18 +70,23 @@ pub fn with_problem(response: Response) -> Response {
     refused.into_http()
 }
 
-/// Names the field of `… decode Protobuf message: SubmitRequest.workload: invalid string value …`.
+/// Names the field of `…: Task.input: SubmitRequest.tasks: buffer underflow`: prost writes the
+/// innermost place first.
 fn undecodable(message: &str) -> FieldError {
-    let rest = message.strip_prefix(DECODE_PREFIX).unwrap_or(message);
-    match rest.split_once(": ") {
-        Some((place, fault)) if !place.contains(' ') => {
-            let path = place
-                .split_once('.')
-                .map_or(place, |(_message, field)| field);
-            FieldError::new(path, fault)
-        }
-        _ => FieldError::new("message", rest),
+    let mut rest = message.strip_prefix(DECODE_PREFIX).unwrap_or(message);
+    let mut fields = Vec::new();
+    while let Some((place, further)) = rest.split_once(": ")
+        && let Some((_message, field)) = place.split_once('.')
+        && !place.contains(' ')
+    {
+        fields.push(field);
+        rest = further;
     }
+    if fields.is_empty() {
+        fields.push("message");
+    }
+    fields.reverse();
+    FieldError::new(fields.join("."), rest)
 }
 
 fn code(http_status: u16) -> Code {
@@ -134,6 +139,13 @@ mod tests {
         let refused = of(&malformed(&status));
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert_eq!(problem(&refused).errors[0].path, "workload");
+        let status = Status::internal(
+            "failed to decode Protobuf message: Task.input: SubmitRequest.tasks: buffer underflow",
+        );
+        assert_eq!(
+            problem(&of(&malformed(&status))).errors[0].path,
+            "tasks.input"
+        );
         let status = Status::internal("failed to decode Protobuf message: buffer underflow");
         assert_eq!(problem(&of(&malformed(&status))).errors[0].path, "message");
     }

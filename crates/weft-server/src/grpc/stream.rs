@@ -41,7 +41,11 @@ impl Source for Messages {
     async fn job(&mut self) -> Result<Workload, ApiError> {
         match self.next().await? {
             Some(Message::Workload(json)) => {
-                Ok(parse_json(json.as_bytes()).map_err(|error| error.within("workload"))?)
+                let workload = parse_json(json.as_bytes()).and_then(|workload: Workload| {
+                    workload.check()?;
+                    Ok(workload)
+                });
+                Ok(workload.map_err(|error| error.within("workload"))?)
             }
             Some(Message::Tasks(_)) => {
                 Err(FieldError::new("tasks", "the first message must be `workload`").into())

@@ -17,6 +17,7 @@ pub(crate) mod page;
 pub(crate) mod problem;
 pub(crate) mod results;
 mod scheduler;
+mod sent;
 pub(crate) mod stream;
 pub(crate) mod submit;
 mod tokens;
