@@ -12,10 +12,12 @@ use weft_proto::v1;
 use weft_queue::{RecoveredJob, Recovery};
 use weft_types::{JobId, NodeId, Reason, TaskState, Timestamp, Workload, parse_json};
 
+use super::attempts;
 use super::command::Command;
+use super::dead::DeadLetters;
 use super::handle::{Dispatcher, MAX_WAITING_COMMANDS, Watchers};
 use super::job::JobRecord;
-use super::log::{Log, unpack_state};
+use super::log::{Log, is_dropped, unpack_state};
 use super::shell::Shell;
 use crate::Error;
 use crate::clock::Clock;
@@ -59,6 +61,7 @@ impl Dispatching {
             expiring: VecDeque::new(),
             sessions: BTreeMap::new(),
             submitting: HashMap::new(),
+            dead: DeadLetters::default(),
             out: Vec::new(),
             stopped: false,
         };
@@ -155,6 +158,7 @@ impl Shell {
             created: Timestamp(stored.created_ms),
             started: time(state.started_ms),
             finished: time(state.finished_ms),
+            accepted: None,
             key: Some(stored.idempotency_key)
                 .filter(|key| !key.is_empty())
                 .map(Into::into),
@@ -170,10 +174,19 @@ impl Shell {
         self.last_id = self.last_id.max(id.0);
         let mut submission = submission(&workload, job.tasks);
         submission.id = id;
+        let counts_lost = workload.retry.on.contains(&Reason::NodeLost);
+        let counted = attempts::count(&job.notes, &job.results, counts_lost);
+        for (task, _, packed) in &job.results {
+            let is_dead = unpack_state(*packed).is_some_and(|(state, _)| state == TaskState::Dead);
+            if is_dead && !is_dropped(*packed) {
+                self.dead.add(id, *task);
+            }
+        }
         let recovered = Recovered {
             submission,
             finals: final_runs(&job.results),
-            failures: job.notes,
+            failures: counted.failures,
+            attempts: counted.attempts,
             cancelled: u8::try_from(state.cancelled)
                 .ok()
                 .and_then(Reason::from_code),

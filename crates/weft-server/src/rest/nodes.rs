@@ -24,6 +24,7 @@ pub async fn list(State(server): App, Params(params): Params<PageParams>) -> Jso
         .collect();
     let more = items.len() > params.limit();
     items.truncate(params.limit());
+    server.metrics.activity.fill(&mut items);
     let next = items.last().filter(|_| more).map(|node| node.id.clone());
     Json(Page { items, next })
 }
@@ -77,7 +78,8 @@ pub async fn remove(State(server): App, Path(id): Path<String>) -> Result<Status
 }
 
 fn view(server: &Server, node: &NodeId) -> Result<Json<NodeView>, ApiError> {
-    let view = server.nodes.view(&server.liveness, node);
+    let mut view = server.nodes.view(&server.liveness, node);
+    server.metrics.activity.fill(&mut view);
     view.map(Json).ok_or_else(|| {
         Error::NotFound {
             what: "node",

@@ -132,6 +132,13 @@ async fn finals(
     Ok(found)
 }
 
+/// The name of a task's input file, when it has one.
+pub(super) async fn file_name(server: &Server, job: JobId, task: u32) -> Option<String> {
+    let payloads = server.log.payloads(job, task, 1).await?;
+    let payload = v1::TaskPayload::decode(payloads.into_iter().next()?).ok()?;
+    Some(payload.file).filter(|file| !file.is_empty())
+}
+
 /// Makes the lines of results, with the names of input files where tasks have them.
 struct Files {
     server: Arc<Server>,
@@ -148,18 +155,7 @@ impl Files {
 
     async fn view(&self, task: Final) -> Option<ResultView> {
         let stored = self.server.log.result(self.job, task.task).await;
-        let payload = self
-            .server
-            .log
-            .payloads(self.job, task.task, 1)
-            .await?
-            .into_iter()
-            .next()
-            .unwrap_or_default();
-        let file = v1::TaskPayload::decode(payload)
-            .ok()
-            .map(|payload| payload.file)
-            .filter(|file| !file.is_empty());
+        let file = file_name(&self.server, self.job, task.task).await;
         let Some(stored) = stored else {
             return Some(self.unreadable(task, file));
         };

@@ -448,6 +448,7 @@ impl World {
                 Output::Finals(finals) => self.checker.announce(&finals),
                 Output::JobStarted { .. }
                 | Output::Retrying { .. }
+                | Output::Lost { .. }
                 | Output::JobFinal { .. }
                 | Output::Breaker { .. } => {}
             }

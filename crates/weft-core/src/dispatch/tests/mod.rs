@@ -235,7 +235,10 @@ impl Scene {
                 Output::JobFinal { job, state, .. } => {
                     self.jobs.insert(job, state);
                 }
-                Output::JobStarted { .. } | Output::Retrying { .. } | Output::Breaker { .. } => {}
+                Output::JobStarted { .. }
+                | Output::Retrying { .. }
+                | Output::Lost { .. }
+                | Output::Breaker { .. } => {}
             }
         }
     }
