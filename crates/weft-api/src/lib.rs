@@ -5,6 +5,7 @@
 //! is left out rather than null.
 
 mod admin;
+mod dead;
 mod event;
 mod explain;
 mod job;
@@ -14,13 +15,14 @@ mod token;
 mod ws;
 
 pub use admin::{AdminFile, Health, VersionView};
+pub use dead::{AttemptView, Changed, DeadLetterView, RequeueRequest, TaskHistoryView};
 pub use event::EventView;
 pub use explain::{ConsideredView, ExplainView, ScoreTermView};
 pub use job::{
     JobView, LogLine, MAX_BODY_BYTES, OutputFileView, ResultView, TaskView, Text, UploadedView,
     WhyView,
 };
-pub use node::{CertificateView, NodePatch, NodeView, UsageView};
+pub use node::{BreakerState, CertificateView, NodePatch, NodeView, UsageView};
 pub use problem::{PROBLEM_CONTENT_TYPE, Problem, ProblemField};
 pub use token::{TokenCreated, TokenRequest, TokenView};
 pub use weft_types::{parse_rfc3339, rfc3339};

@@ -22,6 +22,9 @@ pub struct NodeView {
     pub capacity: NodeCapacity,
     /// What is in use.
     pub usage: UsageView,
+    /// Whether it gets work.
+    #[serde(default)]
+    pub breaker: BreakerState,
     /// Its certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateView>,
@@ -53,6 +56,36 @@ pub struct UsageView {
     pub memory_bytes: u64,
     /// Disk that is free, in bytes.
     pub free_disk_bytes: u64,
+    /// Attempts it has ended since the server started.
+    #[serde(default)]
+    pub ended: u64,
+}
+
+/// The state of a node's circuit breaker: a node that fails everything gets no more work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BreakerState {
+    /// It gets work as usual.
+    #[default]
+    Closed,
+    /// It gets none for a while.
+    Open,
+    /// It gets one task, to see.
+    HalfOpen,
+}
+
+impl BreakerState {
+    /// Every state.
+    pub const ALL: &'static [Self] = &[Self::Closed, Self::Open, Self::HalfOpen];
+
+    /// The word of the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half-open",
+        }
+    }
 }
 
 /// A certificate's life.

@@ -15,6 +15,7 @@
 //! time, except the streams, which end when the server ends them or they are dropped.
 
 mod client;
+mod dead;
 mod endpoint;
 mod error;
 mod jobs;
@@ -22,6 +23,7 @@ mod lines;
 mod nodes;
 
 pub use client::Client;
+pub use dead::DeadLetters;
 pub use endpoint::Endpoint;
 pub use error::Error;
 pub use jobs::ResultOrder;

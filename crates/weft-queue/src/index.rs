@@ -19,8 +19,16 @@ const NOWHERE: Location = Location {
     segment: SegmentNo(u32::MAX),
     offset: u32::MAX,
 };
-/// How many failed attempts of a task are remembered.
-const MAX_NOTES: u32 = 1_000;
+/// How many noted attempts of a task are remembered: the first ones.
+const MAX_NOTES: usize = 1_000;
+
+/// A noted attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Noted {
+    pub(crate) attempt: u32,
+    pub(crate) code: u8,
+    pub(crate) frame: Location,
+}
 
 /// Payloads of consecutive tasks in one record.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +53,8 @@ pub(crate) struct JobIndex {
     /// A place a task, grown as results come.
     results: Vec<Location>,
     pub(crate) state: Option<Bytes>,
-    /// How many failed attempts of which task were noted.
-    pub(crate) notes: BTreeMap<u32, u32>,
+    /// What was noted of which task.
+    pub(crate) notes: BTreeMap<u32, Vec<Noted>>,
     /// In how many of which segment's records it is.
     segments: BTreeMap<SegmentNo, u32>,
 }
@@ -77,6 +85,16 @@ impl JobIndex {
             self.results.resize(size, NOWHERE);
         }
         self.results[index] = location;
+    }
+
+    /// A note that was copied from one segment to another replaces itself.
+    fn note(&mut self, task: u32, noted: Noted) {
+        let notes = self.notes.entry(task).or_default();
+        match notes.binary_search_by_key(&noted.attempt, |known| known.attempt) {
+            Ok(position) => notes[position] = noted,
+            Err(position) if notes.len() < MAX_NOTES => notes.insert(position, noted),
+            Err(_) => {}
+        }
     }
 
     /// The chunk that has a task.
@@ -193,10 +211,22 @@ impl Index {
                     self.refer(job, frame.segment);
                 }
             }
-            View::Note { job, task } => {
+            View::Note {
+                job,
+                task,
+                attempt,
+                code,
+                ..
+            } => {
                 if let Some(index) = self.jobs.get_mut(&job) {
-                    let count = index.notes.entry(task).or_default();
-                    *count = (*count + 1).min(MAX_NOTES);
+                    index.note(
+                        task,
+                        Noted {
+                            attempt,
+                            code,
+                            frame,
+                        },
+                    );
                     self.refer(job, frame.segment);
                 }
             }

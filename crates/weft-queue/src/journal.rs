@@ -11,14 +11,24 @@ use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
 use crate::Error;
-use crate::index::{Chunk, Index};
+use crate::index::{Chunk, Index, Noted};
 use crate::reader::Reader;
-use crate::record::{JobKey, Record, ResultEntry, payloads};
+use crate::record::{JobKey, NoteEntry, Record, ResultEntry, View, payloads, view};
 use crate::recovery::{RecoveredJob, Recovery, recover};
 use crate::writer::{Queue, Waiting, Writer};
 
 /// The format of the directory; a newer one is refused.
 const FORMAT: u32 = 1;
+
+/// Told how long each sync of the log took; called on the writer's thread, must not block.
+#[derive(Clone)]
+pub struct SyncObserver(pub Arc<dyn Fn(std::time::Duration) + Send + Sync>);
+
+impl std::fmt::Debug for SyncObserver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SyncObserver")
+    }
+}
 
 /// Settings.
 #[derive(Debug, Clone)]
@@ -27,6 +37,8 @@ pub struct Options {
     pub segment_bytes: u32,
     /// The most bytes that wait to be written.
     pub max_waiting_bytes: usize,
+    /// Who is told how long each sync took.
+    pub on_sync: Option<SyncObserver>,
 }
 
 impl Default for Options {
@@ -35,6 +47,7 @@ impl Default for Options {
         Self {
             segment_bytes: 64 << 20,
             max_waiting_bytes: 256 << 20,
+            on_sync: None,
         }
     }
 }
@@ -195,6 +208,35 @@ impl Journal {
         // A segment may have been copied away between the look and the read.
         (entry.job == job && entry.task == task).then_some(entry)
     }
+
+    /// The attempts of a task that were noted, in their order; those that are damaged are left out.
+    pub fn notes(&self, job: JobKey, task: u32) -> Vec<NoteEntry> {
+        let noted: Vec<Noted> = {
+            let index = self.shared.index.read();
+            let job = index.jobs.get(&job);
+            job.and_then(|job| job.notes.get(&task))
+                .cloned()
+                .unwrap_or_default()
+        };
+        let read = |noted: &Noted| {
+            let body = self.shared.reader.body_once(noted.frame)?;
+            match view(&body)? {
+                View::Note {
+                    job: of,
+                    task: at,
+                    attempt,
+                    code,
+                    bytes,
+                } if of == job && at == task => Some(NoteEntry {
+                    attempt,
+                    code,
+                    body: body.slice_ref(bytes),
+                }),
+                _ => None,
+            }
+        };
+        noted.iter().filter_map(read).collect()
+    }
 }
 
 fn lock(dir: &Path) -> Result<File, Error> {
@@ -244,7 +286,9 @@ fn recovered(index: &Index, reader: &Reader) -> Vec<RecoveredJob> {
                 notes: job
                     .notes
                     .iter()
-                    .map(|(task, count)| (*task, *count))
+                    .flat_map(|(task, notes)| {
+                        notes.iter().map(|noted| (*task, noted.attempt, noted.code))
+                    })
                     .collect(),
             })
         })

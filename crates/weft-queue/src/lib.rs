@@ -30,6 +30,6 @@ mod writer;
 
 pub use error::Error;
 pub use frame::scan;
-pub use journal::{Journal, Options};
-pub use record::{JobKey, Record, ResultEntry};
+pub use journal::{Journal, Options, SyncObserver};
+pub use record::{JobKey, NoteEntry, Record, ResultEntry};
 pub use recovery::{Damage, RecoveredJob, Recovery};

@@ -61,11 +61,24 @@ impl Reader {
         self.windows.lock().retain(|(at, _)| at.segment != segment);
     }
 
-    /// The body of the frame at a place, checked.
+    /// The body of the frame at a place, checked, and kept for the next who wants it.
     pub(crate) fn body(&self, at: Location) -> Option<Bytes> {
         if let Some((_, body)) = self.bodies.lock().iter().find(|(known, _)| *known == at) {
             return Some(body.clone());
         }
+        let body = self.body_once(at)?;
+        if body.len() <= MAX_CACHED_BYTES {
+            let mut bodies = self.bodies.lock();
+            if bodies.len() == CACHED_BODIES {
+                bodies.pop_front();
+            }
+            bodies.push_back((at, body.clone()));
+        }
+        Some(body)
+    }
+
+    /// The body of the frame at a place, checked; does not push out what is kept.
+    pub(crate) fn body_once(&self, at: Location) -> Option<Bytes> {
         let file = self.file(at.segment)?;
         let mut head = [0; HEAD_BYTES];
         file.read_exact_at(&mut head, u64::from(at.offset)).ok()?;
@@ -80,15 +93,7 @@ impl Reader {
             );
             return None;
         }
-        let body = Bytes::from(frame).slice(HEAD_BYTES..);
-        if body.len() <= MAX_CACHED_BYTES {
-            let mut bodies = self.bodies.lock();
-            if bodies.len() == CACHED_BODIES {
-                bodies.pop_front();
-            }
-            bodies.push_back((at, body.clone()));
-        }
-        Some(body)
+        Some(Bytes::from(frame).slice(HEAD_BYTES..))
     }
 
     /// The result at a place, checked.

@@ -24,6 +24,17 @@ pub struct ResultEntry {
     pub body: Bytes,
 }
 
+/// An attempt that did not make its task final, as it was noted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NoteEntry {
+    /// Which attempt.
+    pub attempt: u32,
+    /// The caller's code of how it ended.
+    pub code: u8,
+    /// What happened.
+    pub body: Bytes,
+}
+
 /// Something to keep.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Record {
@@ -70,6 +81,10 @@ pub enum Record {
         job: JobKey,
         /// Which task.
         task: u32,
+        /// Which attempt; of the same attempt the last note counts.
+        attempt: u32,
+        /// The caller's code of how it ended.
+        code: u8,
         /// What happened.
         bytes: Bytes,
     },
@@ -175,10 +190,18 @@ impl Record {
                 put_u64(body, job.0);
                 body.extend_from_slice(bytes);
             }
-            Self::Note { job, task, bytes } => {
+            Self::Note {
+                job,
+                task,
+                attempt,
+                code,
+                bytes,
+            } => {
                 body.push(NOTE);
                 put_u64(body, job.0);
                 put_u32(body, *task);
+                body.push(*code);
+                put_u32(body, *attempt);
                 body.extend_from_slice(bytes);
             }
             Self::Removed { job } => {
@@ -257,6 +280,9 @@ pub(crate) enum View<'a> {
     Note {
         job: JobKey,
         task: u32,
+        attempt: u32,
+        code: u8,
+        bytes: &'a [u8],
     },
     Removed {
         job: JobKey,
@@ -310,6 +336,9 @@ pub(crate) fn view(body: &[u8]) -> Option<View<'_>> {
         NOTE => View::Note {
             job: JobKey(reader.u64()?),
             task: reader.u32()?,
+            code: reader.u8()?,
+            attempt: reader.u32()?,
+            bytes: &body[reader.at..],
         },
         REMOVED => View::Removed {
             job: JobKey(reader.u64()?),

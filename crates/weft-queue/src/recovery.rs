@@ -34,8 +34,8 @@ pub struct RecoveredJob {
     pub results: Vec<(u32, u32, u8)>,
     /// The caller's last state.
     pub state: Option<Bytes>,
-    /// Failed attempts that were noted: task and how many.
-    pub notes: Vec<(u32, u32)>,
+    /// Attempts that were noted: task, attempt, the caller's code of how it ended.
+    pub notes: Vec<(u32, u32, u8)>,
 }
 
 /// What was found at the start.

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use crate::Error;
 use crate::frame::{Found, HEAD_BYTES, frame_at};
 use crate::index::{Index, Location};
-use crate::journal::Options;
+use crate::journal::{Options, SyncObserver};
 use crate::reader::Reader;
 use crate::record::{JobKey, Record, View, entry, view};
 use crate::recovery::End;
@@ -96,6 +96,7 @@ pub(crate) struct Writer {
     index: Arc<RwLock<Index>>,
     reader: Arc<Reader>,
     queue: Arc<Queue>,
+    on_sync: Option<SyncObserver>,
     segment: SegmentNo,
     file: Option<File>,
     /// Up to here everything is synced.
@@ -117,6 +118,7 @@ impl Writer {
             index,
             reader,
             queue,
+            on_sync: options.on_sync.clone(),
             segment: end.segment.unwrap_or(SegmentNo(0)),
             file: None,
             offset: end.offset,
@@ -205,7 +207,12 @@ impl Writer {
             // The next group goes over what was written of this one.
             return Err(Error::io(&path, &error));
         }
-        if let Err(error) = file.sync_data() {
+        let started = std::time::Instant::now();
+        let synced = file.sync_data();
+        if let Some(SyncObserver(told)) = &self.on_sync {
+            told(started.elapsed());
+        }
+        if let Err(error) = synced {
             // What the disk has of this segment's end is not known any more: go on in another, and
             // leave nothing behind that looks as if it had been kept.
             let _ = file.set_len(self.offset.into());

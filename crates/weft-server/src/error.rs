@@ -76,6 +76,9 @@ pub enum Error {
     /// A job that has not ended.
     #[error("{0} has not ended; cancel it first")]
     NotFinal(weft_types::JobId),
+    /// A job that was cancelled: nothing of it runs again.
+    #[error("{0} was cancelled; submit it again instead")]
+    JobCancelled(weft_types::JobId),
     /// Another node has the id.
     #[error(
         "the node id {0} belongs to another machine; choose another with --id, or remove that node first"
@@ -117,6 +120,7 @@ impl Error {
             | Self::NotFound { .. }
             | Self::Ambiguous { .. }
             | Self::NotFinal(_)
+            | Self::JobCancelled(_)
             | Self::NotWaiting(_) => Reason::InvalidSpec,
             Self::Pki(_) => Reason::PermissionDenied,
             Self::Intake(weft_intake::Error::Setting { .. }) => Reason::InvalidSpec,

@@ -13,6 +13,7 @@
 //! Decisions are made by the machines of `weft-core`; this crate feeds them and carries out what
 //! they return. How a task is run, it does not know.
 
+mod activity;
 mod clock;
 mod coalesce;
 mod config;

@@ -1,7 +1,7 @@
 //! Figures for Prometheus, in OpenMetrics; every name begins with `weft_`.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -10,10 +10,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
-use weft_api::NodeView;
-use weft_types::{NodeState, Reason, TaskState};
+use weft_api::{BreakerState, NodeView};
+use weft_types::{NodeState, NodeValidity, Reason, TaskState, Timestamp};
 
 use crate::Error;
+use crate::activity::Activity;
 use crate::dispatch::Gauges;
 use crate::intake::IntakeMetrics;
 
@@ -80,6 +81,32 @@ impl Drop for Counted {
     }
 }
 
+/// Tasks of one namespace in one state.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DepthLabels {
+    namespace: String,
+    state: String,
+}
+
+/// Why an attempt failed, and who can do something about it.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FailureLabels {
+    reason: String,
+    class: String,
+}
+
+/// How much life is left in a certificate.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ValidityLabel {
+    validity: String,
+}
+
+/// Whose certificate: `ca`, `server` or `admin`.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct IdentityLabel {
+    identity: String,
+}
+
 /// The figures that are counted as things happen.
 pub struct Metrics {
     registry: Registry,
@@ -95,6 +122,17 @@ pub struct Metrics {
     pub retries: Counter,
     /// From handing results to the journal until they are on disk.
     pub journal_append_s: Histogram,
+    /// How long syncs of the journal take.
+    pub journal_sync_s: Histogram,
+    /// What nodes do.
+    pub activity: Activity,
+    dispatch_s: Histogram,
+    failures: Family<FailureLabels, Counter>,
+    depth: Family<DepthLabels, Gauge<i64>>,
+    dead: Family<NamespaceLabel, Gauge<i64>>,
+    breakers: Family<StateLabel, Gauge<i64>>,
+    node_certificates: Family<ValidityLabel, Gauge<i64>>,
+    certificate_expiry: Family<IdentityLabel, Gauge<i64>>,
     attempts: Family<OutcomeLabel, Counter>,
     finals: Family<StateLabel, Counter>,
     run_s: Histogram,
@@ -126,6 +164,15 @@ impl Metrics {
             tasks_assigned: Counter::default(),
             retries: Counter::default(),
             journal_append_s: seconds(),
+            journal_sync_s: seconds(),
+            activity: Activity::default(),
+            dispatch_s: seconds(),
+            failures: Family::default(),
+            depth: Family::default(),
+            dead: Family::default(),
+            breakers: Family::default(),
+            node_certificates: Family::default(),
+            certificate_expiry: Family::default(),
             attempts: Family::default(),
             finals: Family::default(),
             run_s: seconds(),
@@ -140,11 +187,13 @@ impl Metrics {
         for door in Door::ALL {
             metrics.subscriptions.get_or_create(&door.label()).set(0);
         }
-        metrics.register();
+        metrics.register_flow();
+        metrics.register_state();
         metrics
     }
 
-    fn register(&mut self) {
+    /// What is counted as things happen.
+    fn register_flow(&mut self) {
         let registry = &mut self.registry;
         self.intake.register(registry);
         registry.register(
@@ -173,6 +222,17 @@ impl Metrics {
             self.attempts.clone(),
         );
         registry.register(
+            "task_failures",
+            "Failed attempts, those that no node reported included, by reason and by who can do something about it",
+            self.failures.clone(),
+        );
+        registry.register_with_unit(
+            "dispatch_latency",
+            "Time from a job being on disk to the first hand-out of each of its tasks",
+            Unit::Seconds,
+            self.dispatch_s.clone(),
+        );
+        registry.register(
             "tasks_final",
             "Tasks that became final, by state",
             self.finals.clone(),
@@ -189,6 +249,17 @@ impl Metrics {
             Unit::Seconds,
             self.journal_append_s.clone(),
         );
+        registry.register_with_unit(
+            "journal_fsync",
+            "Time of one sync of the journal to disk",
+            Unit::Seconds,
+            self.journal_sync_s.clone(),
+        );
+    }
+
+    /// What is looked up when somebody asks.
+    fn register_state(&mut self) {
+        let registry = &mut self.registry;
         registry.register("jobs", "Jobs in memory", self.jobs.clone());
         registry.register("tasks", "Tasks in memory", self.tasks.clone());
         registry.register(
@@ -201,6 +272,16 @@ impl Metrics {
             "Tasks that wait for a node, by namespace",
             self.queued.clone(),
         );
+        registry.register(
+            "queue_depth",
+            "Tasks that have not ended, by namespace and state",
+            self.depth.clone(),
+        );
+        registry.register(
+            "dead_letters",
+            "Tasks that used up their attempts and wait to be requeued or dropped, by namespace",
+            self.dead.clone(),
+        );
         registry.register("nodes", "Nodes by state", self.nodes.clone());
         registry.register(
             "subscriptions",
@@ -211,6 +292,22 @@ impl Metrics {
             "websocket_connections",
             "Open WebSocket connections",
             self.websockets.clone(),
+        );
+        registry.register(
+            "node_breakers",
+            "Nodes by the state of their circuit breaker; an open one gets no work",
+            self.breakers.clone(),
+        );
+        registry.register(
+            "node_certificates",
+            "Nodes by how much life is left in their certificates",
+            self.node_certificates.clone(),
+        );
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When a certificate of the control plane ends, since the Unix epoch",
+            Unit::Seconds,
+            self.certificate_expiry.clone(),
         );
     }
 
@@ -224,11 +321,43 @@ impl Metrics {
         Counted::new(self.websockets.clone())
     }
 
+    /// A task was handed out for the first time.
+    pub fn dispatched(&self, waited: Duration, tasks: u32) {
+        let seconds = waited.as_secs_f64();
+        for _ in 0..tasks {
+            self.dispatch_s.observe(seconds);
+        }
+    }
+
+    /// A certificate of the control plane ends then.
+    pub fn certificate(&self, identity: &str, ends: Timestamp) {
+        let label = IdentityLabel {
+            identity: identity.to_owned(),
+        };
+        let seconds = ends.as_millis() / 1_000;
+        self.certificate_expiry
+            .get_or_create(&label)
+            .set(i64::try_from(seconds).unwrap_or(i64::MAX));
+    }
+
+    /// Attempts failed; also called for those that no node reports.
+    pub fn failed(&self, reason: Reason, attempts: u64) {
+        let class = serde_json::to_value(reason.class()).unwrap_or_default();
+        let labels = FailureLabels {
+            reason: reason.as_str().to_owned(),
+            class: class.as_str().unwrap_or_default().to_owned(),
+        };
+        self.failures.get_or_create(&labels).inc_by(attempts);
+    }
+
     /// Counts a reported attempt.
     pub fn attempt(&self, reason: Option<Reason>, run_us: u64) {
         let outcome = reason.map_or("completed", Reason::as_str).to_owned();
         self.attempts.get_or_create(&OutcomeLabel { outcome }).inc();
         self.run_s.observe(run_us as f64 / 1e6);
+        if let Some(reason) = reason {
+            self.failed(reason, 1);
+        }
     }
 
     /// Counts a task that became final.
@@ -245,30 +374,11 @@ impl Metrics {
     /// # Errors
     /// When the text cannot be made, which is a defect.
     pub fn encode(&self, gauges: &Gauges, nodes: &[NodeView]) -> Result<String, Error> {
-        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.jobs.set(whole(gauges.jobs));
         self.tasks.set(whole(gauges.tasks));
         self.sessions.set(whole(gauges.sessions));
-        self.queued.clear();
-        for (namespace, count) in &gauges.queued {
-            self.queued
-                .get_or_create(&NamespaceLabel {
-                    namespace: namespace.clone(),
-                })
-                .set(whole(*count));
-        }
-        let mut states: BTreeMap<NodeState, i64> =
-            NodeState::ALL.iter().map(|state| (*state, 0)).collect();
-        for node in nodes {
-            *states.entry(node.state).or_insert(0) += 1;
-        }
-        for (state, count) in states {
-            self.nodes
-                .get_or_create(&StateLabel {
-                    state: state.as_str().to_owned(),
-                })
-                .set(count);
-        }
+        self.encode_tasks(gauges);
+        self.encode_nodes(nodes);
         let mut text = String::new();
         encode(&mut text, &self.registry).map_err(|error| Error::Corrupt {
             what: "metrics".to_owned(),
@@ -276,6 +386,70 @@ impl Metrics {
         })?;
         Ok(text)
     }
+
+    fn encode_tasks(&self, gauges: &Gauges) {
+        self.queued.clear();
+        self.depth.clear();
+        self.dead.clear();
+        for (namespace, counts) in &gauges.counts {
+            let namespace = namespace.clone();
+            if counts.queued > 0 {
+                let label = NamespaceLabel {
+                    namespace: namespace.clone(),
+                };
+                self.queued.get_or_create(&label).set(whole(counts.queued));
+            }
+            for &state in TaskState::ALL.iter().filter(|state| !state.is_final()) {
+                let labels = DepthLabels {
+                    namespace: namespace.clone(),
+                    state: state.as_str().to_owned(),
+                };
+                self.depth
+                    .get_or_create(&labels)
+                    .set(whole(counts.get(state)));
+            }
+            // A namespace without dead letters says 0, so that their growth from none is seen.
+            let dead = gauges.dead.get(&namespace).copied().unwrap_or(0);
+            let label = NamespaceLabel { namespace };
+            self.dead.get_or_create(&label).set(whole(dead));
+        }
+    }
+
+    fn encode_nodes(&self, nodes: &[NodeView]) {
+        let state = |state: &str| StateLabel {
+            state: state.to_owned(),
+        };
+        let count = |wanted: &dyn Fn(&NodeView) -> bool| {
+            whole(nodes.iter().filter(|node| wanted(node)).count() as u64)
+        };
+        for &wanted in NodeState::ALL {
+            self.nodes
+                .get_or_create(&state(wanted.as_str()))
+                .set(count(&|node| node.state == wanted));
+        }
+        for &wanted in BreakerState::ALL {
+            self.breakers
+                .get_or_create(&state(wanted.as_str()))
+                .set(count(&|node| node.breaker == wanted));
+        }
+        for &wanted in NodeValidity::ALL {
+            let label = ValidityLabel {
+                validity: wanted.as_str().to_owned(),
+            };
+            let has = |node: &NodeView| {
+                node.certificate
+                    .as_ref()
+                    .is_some_and(|certificate| certificate.validity == wanted)
+            };
+            self.node_certificates
+                .get_or_create(&label)
+                .set(count(&has));
+        }
+    }
+}
+
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -299,5 +473,59 @@ mod tests {
             text.contains("weft_task_attempts_total{outcome=\"timeout\"} 1"),
             "{text}"
         );
+    }
+
+    /// The figures that a text names, without the suffixes of their samples.
+    fn named(text: &str) -> Vec<&str> {
+        let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+        let words = text.split(|c: char| !is_name(c));
+        words.filter(|word| word.starts_with("weft_")).collect()
+    }
+
+    #[test]
+    fn every_figure_of_the_alert_rules_exists() {
+        let metrics = Metrics::new();
+        metrics.certificate("ca", Timestamp(0));
+        let text = metrics.encode(&Gauges::default(), &[]).unwrap();
+        let known: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .collect();
+        let rules = include_str!("../../../docs/prometheus/weft.rules.yml");
+        let rules: Vec<&str> = rules
+            .lines()
+            .filter(|line| line.trim_start().starts_with("expr:"))
+            .flat_map(named)
+            .collect();
+        assert!(rules.len() >= 6, "{rules:?}");
+        for rule in rules {
+            let exists = ["", "_total", "_bucket", "_count", "_sum"]
+                .iter()
+                .any(|suffix| {
+                    rule.strip_suffix(suffix)
+                        .is_some_and(|n| known.contains(&n))
+                });
+            assert!(exists, "{rule} is in the rules and not in /metrics");
+        }
+    }
+
+    #[test]
+    fn a_namespace_without_dead_letters_says_so() {
+        let metrics = Metrics::new();
+        let counts = weft_types::TaskCounts {
+            running: 2,
+            ..Default::default()
+        };
+        let gauges = Gauges {
+            counts: [("default".to_owned(), counts)].into(),
+            ..Gauges::default()
+        };
+        let text = metrics.encode(&gauges, &[]).unwrap();
+        assert!(
+            text.contains("weft_dead_letters{namespace=\"default\"} 0"),
+            "{text}"
+        );
+        let running = "weft_queue_depth{namespace=\"default\",state=\"running\"} 2";
+        assert!(text.contains(running), "{text}");
     }
 }

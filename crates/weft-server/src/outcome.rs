@@ -1,9 +1,11 @@
 //! From what an agent reported to what a client reads.
 
 use prost::Message;
-use weft_api::{OutputFileView, ResultView, Text, WhyView};
+use weft_api::{AttemptView, OutputFileView, ResultView, Text, WhyView, rfc3339};
 use weft_proto::v1;
-use weft_types::{BlobHash, Reason, TaskState};
+use weft_types::{BlobHash, JobId, Reason, TaskState, Timestamp};
+
+use crate::dispatch::StoredAttempt;
 
 /// Builds the line of the results stream for a final task.
 ///
@@ -46,6 +48,52 @@ pub fn result_view(
         run_us: outcome.run_us,
         peak_memory_bytes: Some(outcome.peak_memory_bytes).filter(|bytes| *bytes > 0),
     }
+}
+
+/// An attempt of the history; the end of its output only when it is wanted.
+pub fn attempt_view(stored: StoredAttempt, with_output: bool) -> AttemptView {
+    let StoredAttempt {
+        attempt,
+        reason,
+        outcome,
+    } = stored;
+    let time = |ms: u64| (ms > 0).then(|| rfc3339(Timestamp(ms)));
+    let tail = |bytes: &[u8]| match with_output {
+        true => String::from_utf8_lossy(bytes).into_owned(),
+        false => String::new(),
+    };
+    AttemptView {
+        attempt,
+        started_at: time(outcome.started_ms),
+        ended_at: time(outcome.finished_ms),
+        run_us: outcome.run_us,
+        reason,
+        class: reason.map(Reason::class),
+        exit_code: outcome.exit_code,
+        signal: Some(outcome.signal).filter(|signal| *signal != 0),
+        stdout_tail: tail(&outcome.stdout),
+        stderr_tail: tail(&outcome.stderr),
+        node: Some(outcome.node).filter(|node| !node.is_empty()),
+        detail: match reason {
+            Some(reason) if outcome.detail.is_empty() => reason.sentence().to_owned(),
+            _ => outcome.detail,
+        },
+    }
+}
+
+/// Why a task is a dead letter, and how a person goes on with it.
+pub fn dead_why(reason: Reason, detail: &str, job: JobId, task: u32) -> WhyView {
+    let mut view = why(reason, detail);
+    let requeue = format!("`weft dlq requeue {job}/{task}`");
+    view.next = Some(match reason.class() {
+        weft_types::Class::User => {
+            format!(
+                "see what it printed with `weft dlq show {job}/{task}`, mend that, then {requeue}"
+            )
+        }
+        _ => format!("look at the nodes of its attempts with `weft node ls`, then {requeue}"),
+    });
+    view
 }
 
 /// A reason with its sentence, its class and the next step.

@@ -15,7 +15,7 @@ use weft_core::liveness::Input;
 use weft_pki::{ApiToken, Authority, ClusterName, IdentityFiles, ServerTls, write_secret_file};
 use weft_proto::MAX_MESSAGE_BYTES;
 use weft_proto::v1::agent_server::AgentServer;
-use weft_types::NodeId;
+use weft_types::{NodeId, Timestamp};
 
 use crate::clock::Clock;
 use crate::dispatch::{Dispatching, Log};
@@ -158,7 +158,8 @@ async fn open(
 ) -> Result<(Arc<State>, Vec<JoinHandle<()>>), Error> {
     let events = Events::load(authority.cluster().as_str(), &records).await?;
     let metrics = Arc::new(Metrics::new());
-    let (log, recovered) = Log::open(&config.data_dir.join("journal")).await?;
+    let (log, recovered) =
+        Log::open(&config.data_dir.join("journal"), Arc::clone(&metrics)).await?;
     let blob_dir = config.data_dir.join("blobs");
     let blobs = Arc::new(weft_blobs::BlobStore::open(&blob_dir, config.max_blob_bytes).await?);
     let dispatching = Dispatching::new(
@@ -294,6 +295,10 @@ fn server_tls(
 /// Renews the server's own certificate at half its life; open connections go on.
 async fn renew(state: Arc<State>, tls: Arc<ServerTls>, names: Vec<String>) {
     let mut issued = state.clock.wall();
+    let expiry = |issued: Timestamp| issued.plus(SERVER_CERTIFICATE_TTL);
+    state.metrics.certificate("server", expiry(issued));
+    let ca = state.authority.certificate().not_after();
+    state.metrics.certificate("ca", ca);
     loop {
         tokio::select! {
             () = tokio::time::sleep(RENEWAL_INTERVAL) => {}
@@ -308,7 +313,10 @@ async fn renew(state: Arc<State>, tls: Arc<ServerTls>, names: Vec<String>) {
             .issue_server(&state.id, &names, SERVER_CERTIFICATE_TTL, now)
             .and_then(|credentials| tls.replace(&credentials));
         match renewed {
-            Ok(()) => issued = now,
+            Ok(()) => {
+                issued = now;
+                state.metrics.certificate("server", expiry(issued));
+            }
             Err(error) => tracing::error!(%error, "the server's certificate could not be renewed"),
         }
     }
@@ -355,6 +363,10 @@ async fn write_admin_file(
                 .authority
                 .issue_user("admin", ADMIN_CERTIFICATE_TTL, now)?,
         )?;
+    }
+    if let Some(credentials) = files.read()? {
+        let ends = credentials.certificate.not_after();
+        state.metrics.certificate("admin", ends);
     }
     let text = |path: PathBuf| {
         std::path::absolute(&path)

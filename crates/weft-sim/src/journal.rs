@@ -103,6 +103,7 @@ impl Journal {
                         submission: (**submission).clone(),
                         finals: Vec::new(),
                         failures: Vec::new(),
+                        attempts: Vec::new(),
                         cancelled: None,
                     };
                     jobs.insert(submission.id, recovered);

@@ -98,6 +98,11 @@ pub enum Command {
     /// Jobs
     #[command(subcommand, visible_alias = "jobs")]
     Job(JobCommand),
+    /// Dead letters: tasks that used up their attempts and wait for a person
+    #[command(subcommand, visible_alias = "dead-letters")]
+    Dlq(DlqCommand),
+    /// Nodes and jobs as they are now, refreshed in place on a terminal
+    Top(TopArgs),
     /// Nodes
     #[command(subcommand, visible_alias = "nodes")]
     Node(NodeCommand),
@@ -270,7 +275,7 @@ pub enum JobCommand {
         #[arg(long, default_value_t = 50)]
         limit: usize,
     },
-    /// One job
+    /// One job, or with JOB/TASK one task with the history of its attempts
     Show(IdArgs),
     /// What its tasks left behind
     Results(IdArgs),
@@ -288,8 +293,68 @@ pub enum JobCommand {
     Retry(IdArgs),
     /// Forget a job that has ended, with its results
     Rm(IdArgs),
-    /// Follow its progress
-    Watch(IdArgs),
+    /// Follow the progress of jobs until they end; exits as the first that failed did
+    Watch(WatchArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct WatchArgs {
+    /// Ids, unique prefixes of them, names, or `last`
+    #[arg(required = true, value_name = "ID")]
+    pub ids: Vec<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct TopArgs {
+    /// Print once and end, also on a terminal
+    #[arg(long)]
+    pub once: bool,
+    /// How often it is refreshed, and over how long rates are measured
+    #[arg(long, value_parser = parse_duration, default_value = "1s", value_name = "TIME")]
+    pub interval: Duration,
+    /// How many jobs
+    #[arg(long, default_value_t = 20)]
+    pub jobs: usize,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum DlqCommand {
+    /// Dead letters, newest job first
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only of this job
+        #[arg(long, value_name = "ID")]
+        job: Option<String>,
+        /// Only those that died for this reason, as in nonzero-exit
+        #[arg(long)]
+        reason: Option<weft_types::Reason>,
+        /// How many
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// One dead letter with every attempt and the end of what it printed
+    Show {
+        /// JOB/TASK
+        #[arg(value_name = "JOB/TASK")]
+        letter: String,
+    },
+    /// Give dead letters all their attempts again
+    Requeue(DlqChangeArgs),
+    /// Take dead letters off the list; their results stay
+    Drop(DlqChangeArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct DlqChangeArgs {
+    /// JOB for all of a job, JOB/TASK, JOB/1-3, JOB/1,4-6; JOB as everywhere: id, prefix, name, `last`
+    #[arg(value_name = "JOB[/TASKS]", required_unless_present = "all")]
+    pub letters: Vec<String>,
+    /// Those of every job
+    #[arg(long, conflicts_with = "letters")]
+    pub all: bool,
+    /// Only those that died for this reason
+    #[arg(long)]
+    pub reason: Option<weft_types::Reason>,
 }
 
 #[derive(Subcommand, Debug)]

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use weft_api::Problem;
-use weft_types::{Class, FieldError, Reason};
+use weft_api::{Problem, ResultView};
+use weft_types::{Class, FieldError, Reason, TaskState};
 
 use crate::output::Output;
 
@@ -102,6 +102,21 @@ impl From<weft_client::Error> for Failed {
             }
             other => Self::new(FAILED, "client", Reason::Internal, other.to_string()),
         }
+    }
+}
+
+/// The exit code that a task's end means, as the contract has it.
+pub fn of_result(result: &ResultView) -> u8 {
+    if result.state == TaskState::Completed {
+        return 0;
+    }
+    let reason = result.why.as_ref().map(|why| why.reason);
+    match (reason, result.exit_code, result.signal) {
+        (Some(Reason::Timeout), ..) => TIMEOUT,
+        (_, Some(code), _) if code != 0 => u8::try_from(code & 0xff).unwrap_or(FAILED),
+        (_, _, Some(signal)) => SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(0)),
+        (Some(Reason::NonzeroExit | Reason::InvalidSpec), ..) => FAILED,
+        _ => WEFT_FAILED,
     }
 }
 

@@ -3,9 +3,16 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use weft_types::TaskCounts;
+use weft_types::{TaskCounts, TaskState};
 
 use crate::output::Output;
+
+/// How many tasks are in which state; states without tasks are left out.
+pub fn counts_by_state(tasks: &TaskCounts) -> String {
+    let states = TaskState::ALL.iter().filter(|state| tasks.get(**state) > 0);
+    let counts = states.map(|state| format!("{} {state}", tasks.get(*state)));
+    counts.collect::<Vec<_>>().join(", ")
+}
 
 /// How often the bar is drawn anew, at most.
 const REFRESH_HZ: u8 = 8;
@@ -23,6 +30,20 @@ impl Progress {
                 bar: ProgressBar::hidden(),
             };
         }
+        Self::drawn(total)
+    }
+
+    /// A bar for what a person asked to watch, even if it is one task.
+    pub fn watched(total: u64, output: &Output) -> Self {
+        match output.is_interactive() {
+            true => Self::drawn(total),
+            false => Self {
+                bar: ProgressBar::hidden(),
+            },
+        }
+    }
+
+    fn drawn(total: u64) -> Self {
         let bar = ProgressBar::with_draw_target(
             Some(total),
             ProgressDrawTarget::stderr_with_hz(REFRESH_HZ),
@@ -50,6 +71,14 @@ impl Progress {
         } else {
             String::new()
         });
+    }
+
+    /// How far a job is that was submitted elsewhere, with the counts of its tasks by state.
+    pub fn set_by_state(&self, name: &str, tasks: &TaskCounts) {
+        self.bar.set_length(tasks.total);
+        self.bar.set_position(tasks.finished());
+        self.bar
+            .set_message(format!("{name}: {}", counts_by_state(tasks)));
     }
 
     /// Writes lines while the bar makes room for them.

@@ -268,6 +268,7 @@ impl Machine {
     /// Tasks whose node is gone go back to the front of their queues; one that has lost too many
     /// nodes is a dead letter, lest it kill every node in turn.
     fn lose(&mut self, lost: &[Lost], out: &mut Vec<Output>) {
+        self.tell_lost(lost, out);
         let mut dead = Vec::new();
         for &(slot, at) in lost.iter().rev() {
             if self
@@ -294,6 +295,23 @@ impl Machine {
             self.requeue_lane(slot);
         }
         self.record_own(dead, out);
+    }
+
+    /// Names the attempts that were running, for their history.
+    fn tell_lost(&self, lost: &[Lost], out: &mut Vec<Output>) {
+        let running = |&(slot, at): &Lost| {
+            let cell = self.jobs.at(slot)?.table.get(at.task)?;
+            (cell.phase() == Phase::Running).then_some((cell.node()?, at))
+        };
+        let running: Vec<_> = lost.iter().filter_map(running).collect();
+        // They are all of one node.
+        let node = running.first().and_then(|(node, _)| self.nodes.id(*node));
+        if let Some(node) = node {
+            out.push(Output::Lost {
+                node: node.clone(),
+                tasks: running.iter().map(|(_, at)| *at).collect(),
+            });
+        }
     }
 
     /// Counts a move of a task; answers whether it was the last one it may have.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use weft_placement::ClassId;
-use weft_types::{JobId, JobState, Namespace, Reason, TaskCounts};
+use weft_types::{JobId, JobState, Namespace, Reason, TaskCounts, TaskState};
 
 use crate::idmap::IdMap;
 use crate::retry;
@@ -277,17 +277,20 @@ impl Jobs {
             .filter_map(|(slot, job)| Some((slot as u32, job.as_deref()?)))
     }
 
-    pub(super) fn queued_by_namespace(&self, fair: &FairShare) -> BTreeMap<Namespace, u64> {
-        let mut queued = BTreeMap::new();
+    pub(super) fn counts_by_namespace(&self, fair: &FairShare) -> BTreeMap<Namespace, TaskCounts> {
+        let mut tenants: BTreeMap<u32, TaskCounts> = BTreeMap::new();
         for (_, job) in self.iter() {
-            let waiting = u64::from(job.count(Phase::Queued) + job.count(Phase::Delayed));
-            if let Some(namespace) = fair.namespace(job.tenant)
-                && waiting > 0
-            {
-                *queued.entry(namespace.clone()).or_default() += waiting;
+            let counts = tenants.entry(job.tenant).or_default();
+            let of_job = job.counts();
+            counts.total += of_job.total;
+            for &state in TaskState::ALL {
+                *counts.get_mut(state) += of_job.get(state);
             }
         }
-        queued
+        let named = tenants.into_iter();
+        named
+            .filter_map(|(tenant, counts)| Some((fair.namespace(tenant)?.clone(), counts)))
+            .collect()
     }
 }
 

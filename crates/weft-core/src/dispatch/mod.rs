@@ -73,7 +73,7 @@ mod vocabulary;
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_placement::Index;
-use weft_types::{JobId, JobState, NodeId, TaskCounts, TaskState};
+use weft_types::{JobId, JobState, NodeId, Reason, TaskCounts, TaskState};
 
 use crate::Monotonic;
 use crate::idmap::IdMap;
@@ -239,6 +239,18 @@ impl Machine {
         self.jobs.get(job)?.cause(task)
     }
 
+    /// Why a task ended, unless it completed or has not ended.
+    pub fn task_reason(&self, job: JobId, task: u32) -> Option<Reason> {
+        self.jobs.get(job)?.table.get(task)?.reason()
+    }
+
+    /// Whether a job was cancelled: nothing of it can be queued again.
+    pub fn is_cancelled(&self, job: JobId) -> bool {
+        self.jobs
+            .get(job)
+            .is_some_and(|job| job.cancelled.is_some())
+    }
+
     /// States and attempts of some tasks of a job, in order; past the end there is nothing.
     pub fn tasks(
         &self,
@@ -258,9 +270,9 @@ impl Machine {
         (self.jobs.len() as u64, self.jobs.tasks())
     }
 
-    /// Tasks of each namespace that wait for a node, for metrics and fairness.
-    pub fn queued_by_namespace(&self) -> BTreeMap<weft_types::Namespace, u64> {
-        self.jobs.queued_by_namespace(&self.fair)
+    /// How many tasks of each namespace are in which state; looks at every job once.
+    pub fn counts_by_namespace(&self) -> BTreeMap<weft_types::Namespace, TaskCounts> {
+        self.jobs.counts_by_namespace(&self.fair)
     }
 
     /// What a node holds; `None` for an unknown node.

@@ -89,6 +89,14 @@ impl Machine {
                 cell.set_spent(true);
             }
         }
+        for &(task, attempt) in &recovered.attempts {
+            if let Some(cell) = job.table.get_mut(task)
+                && attempt >= cell.attempt()
+            {
+                cell.set_attempt(attempt);
+                cell.set_spent(true);
+            }
+        }
         job.started = job.finished() > 0;
         if let Some(reason) = recovered.cancelled {
             job.cancelled = Some(reason);

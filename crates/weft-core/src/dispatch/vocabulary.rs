@@ -116,6 +116,8 @@ pub struct Recovered {
     pub finals: Vec<FinalRun>,
     /// Tasks that failed and were to be tried again: number and how often they failed.
     pub failures: Vec<(u32, u32)>,
+    /// The greatest attempt that is known of a task: a later one gets a greater number.
+    pub attempts: Vec<(u32, u32)>,
     /// Whether the job was cancelled, and why: what is not final becomes cancelled.
     pub cancelled: Option<Reason>,
 }
@@ -425,6 +427,13 @@ pub enum Output {
     },
     /// Tasks became final, and their outcome is on disk.
     Finals(Vec<FinalTask>),
+    /// A node was lost while these ran on it. Comes before what becomes of them.
+    Lost {
+        /// Which node.
+        node: NodeId,
+        /// Which attempts.
+        tasks: Vec<TaskRef>,
+    },
     /// A failed attempt is tried again.
     Retrying {
         /// The attempt that failed.

@@ -116,6 +116,8 @@ fn everything_comes_back_after_reopening_and_an_unsealed_job_does_not() {
         &[Record::Note {
             job: JobKey(2),
             task: 1,
+            attempt: 3,
+            code: 7,
             bytes: Bytes::from("failed"),
         }],
     )
@@ -129,7 +131,12 @@ fn everything_comes_back_after_reopening_and_an_unsealed_job_does_not() {
     assert_eq!(jobs, [1, 2, 4]);
     assert_eq!(recovered.jobs[0].results, [(1, 1, 3)]);
     assert_eq!(recovered.jobs[0].state.as_deref(), Some(&b"state"[..]));
-    assert_eq!(recovered.jobs[1].notes, [(1, 1)]);
+    assert_eq!(recovered.jobs[1].notes, [(1, 3, 7)]);
+    let notes = journal.notes(JobKey(2), 1);
+    assert_eq!(notes.len(), 1);
+    assert_eq!((notes[0].attempt, notes[0].code), (3, 7));
+    assert_eq!(notes[0].body, Bytes::from("failed"));
+    assert_eq!(journal.notes(JobKey(2), 0), []);
     assert_eq!(
         journal.payloads(JobKey(1), 0, 3),
         Some(vec!["a".into(), "bb".into(), Bytes::new()])
@@ -287,6 +294,7 @@ fn a_full_queue_refuses_instead_of_growing() {
 enum Step {
     Submit(u8),
     Finish(u8, u8),
+    Note(u8, u8),
     Remove(u8),
     Reopen,
 }
@@ -295,6 +303,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (1..8u8).prop_map(Step::Submit),
         6 => (any::<u8>(), any::<u8>()).prop_map(|(job, task)| Step::Finish(job, task)),
+        3 => (any::<u8>(), any::<u8>()).prop_map(|(job, task)| Step::Note(job, task)),
         3 => any::<u8>().prop_map(Step::Remove),
         1 => Just(Step::Reopen),
     ];
@@ -336,6 +345,7 @@ proptest! {
         let options = Options { segment_bytes: 512, ..Options::default() };
         let (mut journal, _) = open_with(dir.path(), options.clone());
         let mut model = Model::new();
+        let mut notes: BTreeMap<(u64, u32), Vec<NoteEntry>> = BTreeMap::new();
         let mut next = 1u64;
         for step in steps {
             match step {
@@ -356,8 +366,18 @@ proptest! {
                     append(&journal, &[Record::Results(vec![entry])]).expect("kept");
                     results.insert(task, body);
                 }
+                Step::Note(choice, task) => {
+                    let Some(key) = pick(&model, choice) else { continue };
+                    let task = u32::from(task) % model[&key].0.len() as u32;
+                    let known = notes.entry((key, task)).or_default();
+                    let attempt = known.len() as u32 + 1;
+                    let bytes = Bytes::from(format!("attempt {attempt} of {key} {task}"));
+                    append(&journal, &[Record::Note { job: JobKey(key), task, attempt, code: 5, bytes: bytes.clone() }]).expect("kept");
+                    known.push(NoteEntry { attempt, code: 5, body: bytes });
+                }
                 Step::Remove(choice) => {
                     let Some(key) = pick(&model, choice) else { continue };
+                    notes.retain(|(job, _), _| *job != key);
                     append(&journal, &[Record::Removed { job: JobKey(key) }]).expect("kept");
                     model.remove(&key);
                 }
@@ -371,6 +391,9 @@ proptest! {
                 }
             }
             check_model(&journal, &model);
+            for ((key, task), known) in &notes {
+                prop_assert_eq!(&journal.notes(JobKey(*key), *task), known);
+            }
         }
     }
 }

@@ -7,8 +7,10 @@ use weft_core::dispatch::{BatchId, Submission, TaskRef, TaskResult};
 use weft_placement::{Availability, Candidate};
 use weft_types::{JobId, NodeId, Reason};
 
+use super::attempts::AttemptNote;
 use super::endings::Reply;
 use super::job::Cancellation;
+use super::requeue::{Change, Changed};
 use super::shell::Shell;
 use super::work::{Outbound, SessionEnd};
 use crate::Error;
@@ -123,10 +125,20 @@ pub(super) enum Command {
         written: bool,
         reply: Option<oneshot::Sender<Result<(), Error>>>,
     },
-    /// Queue the failed and dead tasks of a job again.
-    Requeue {
+    /// Queue failed and dead tasks of a job again, or drop dead ones from the list.
+    Change {
+        change: Change,
         job: JobId,
-        reply: oneshot::Sender<Result<(), Error>>,
+        tasks: Vec<AttemptNote>,
+        reply: Changed,
+    },
+    /// The change is on disk, or could not be written.
+    Changed {
+        change: Change,
+        job: JobId,
+        tasks: Vec<TaskRef>,
+        written: Result<(), Error>,
+        reply: Changed,
     },
     /// Forget a job that has ended.
     Forget {

@@ -9,8 +9,10 @@ use weft_core::Epoch;
 use weft_placement::Availability;
 use weft_types::{JobId, NodeId, Reason};
 
+use super::attempts::AttemptNote;
 use super::command::{Command, NewJob, NodeReport};
 use super::job::JobStats;
+use super::requeue::Change;
 use super::shell::Shell;
 use super::work::SessionEnd;
 use crate::Error;
@@ -171,12 +173,37 @@ impl Dispatcher {
         .await?
     }
 
-    /// Queues the failed and dead tasks of a job again.
+    /// Queues failed and dead tasks of a job again, as long as they are as the caller has seen
+    /// them; how many it were. Resolves when that is on disk.
+    ///
+    /// # Errors
+    /// When the job is not known or was cancelled, or the disk is full.
+    pub async fn requeue(&self, job: JobId, tasks: Vec<AttemptNote>) -> Result<u64, Error> {
+        self.change(Change::Requeue, job, tasks).await
+    }
+
+    /// Takes dead letters off the list, as long as they are as the caller has seen them; how many
+    /// it were. The notes carry their whole outcomes. Resolves when that is on disk.
     ///
     /// # Errors
     /// When the job is not known or the disk is full.
-    pub async fn requeue(&self, job: JobId) -> Result<(), Error> {
-        self.call(|reply| Command::Requeue { job, reply }).await?
+    pub async fn drop_dead(&self, job: JobId, tasks: Vec<AttemptNote>) -> Result<u64, Error> {
+        self.change(Change::Drop, job, tasks).await
+    }
+
+    async fn change(
+        &self,
+        change: Change,
+        job: JobId,
+        tasks: Vec<AttemptNote>,
+    ) -> Result<u64, Error> {
+        self.call(|reply| Command::Change {
+            change,
+            job,
+            tasks,
+            reply,
+        })
+        .await?
     }
 
     /// Forgets a job that has ended.

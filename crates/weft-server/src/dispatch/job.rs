@@ -1,5 +1,7 @@
 //! What the shell remembers of a job beside the machine's state.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use weft_api::{JobView, rfc3339};
 use weft_types::{JobId, JobState, Namespace, Reason, TaskCounts, Timestamp};
@@ -27,6 +29,8 @@ pub(super) struct JobRecord {
     pub(super) created: Timestamp,
     pub(super) started: Option<Timestamp>,
     pub(super) finished: Option<Timestamp>,
+    /// When it was on disk, for how long its tasks wait; unknown after a restart.
+    pub(super) accepted: Option<Instant>,
     /// The idempotency key it was submitted with.
     pub(super) key: Option<Box<str>>,
     /// Why it was cancelled.

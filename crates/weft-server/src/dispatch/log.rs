@@ -8,16 +8,17 @@ use bytes::Bytes;
 use prost::Message;
 use weft_core::dispatch::TaskRef;
 use weft_proto::v1;
-use weft_queue::{JobKey, Journal, Options, Record, Recovery, ResultEntry};
+use weft_queue::{JobKey, Journal, Options, Record, Recovery, ResultEntry, SyncObserver};
 use weft_types::{JobId, Reason, TaskGraph, TaskGraphBuilder, TaskState, Timestamp};
 
 use super::command::NewJob;
 use crate::Error;
+use crate::metrics::Metrics;
 
-/// The longest output of a failed attempt that is kept in its note, in bytes.
-const MAX_NOTE_BYTES: usize = 4_096;
 /// How many payloads are read at once when a job's dependencies are read back.
 const PAYLOADS_AT_ONCE: u32 = 65_536;
+/// In the place of a packed state: dead, and dropped from the list of dead letters.
+pub(super) const DROPPED: u8 = 7;
 
 /// A task's final outcome on its way into the journal.
 #[derive(Debug, Clone)]
@@ -50,17 +51,25 @@ pub fn pack_state(state: TaskState, reason: Option<Reason>) -> u8 {
 
 /// The inverse of [`pack_state`]; `None` for bytes it does not make.
 pub fn unpack_state(packed: u8) -> Option<(TaskState, Option<Reason>)> {
-    let state = TaskState::from_code(packed & 7)?;
+    let state = match packed & 7 {
+        DROPPED => TaskState::Dead,
+        code => TaskState::from_code(code)?,
+    };
     match packed >> 3 {
         0 => Some((state, None)),
         code => Reason::from_code(code).map(|reason| (state, Some(reason))),
     }
 }
 
+/// Whether a packed state says that somebody dropped the dead letter.
+pub(super) fn is_dropped(packed: u8) -> bool {
+    packed & 7 == DROPPED
+}
+
 /// The journal; cloning shares it.
 #[derive(Clone)]
 pub struct Log {
-    journal: Arc<Journal>,
+    pub(super) journal: Arc<Journal>,
 }
 
 impl Log {
@@ -68,10 +77,15 @@ impl Log {
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub async fn open(dir: &Path) -> Result<(Self, Recovery), Error> {
+    pub async fn open(dir: &Path, metrics: Arc<Metrics>) -> Result<(Self, Recovery), Error> {
         let dir = dir.to_path_buf();
-        let opened =
-            tokio::task::spawn_blocking(move || Journal::open(&dir, Options::default())).await;
+        let options = Options {
+            on_sync: Some(SyncObserver(Arc::new(move |took| {
+                metrics.journal_sync_s.observe(took.as_secs_f64());
+            }))),
+            ..Options::default()
+        };
+        let opened = tokio::task::spawn_blocking(move || Journal::open(&dir, options)).await;
         let (journal, recovery) = opened.map_err(|error| Error::Corrupt {
             what: "journal".to_owned(),
             detail: error.to_string(),
@@ -205,29 +219,6 @@ impl Log {
             });
     }
 
-    /// Notes failed attempts that are tried again. Nothing waits for it: a note that is lost costs
-    /// one more attempt at most.
-    pub fn note_attempts(&self, attempts: Vec<(TaskRef, Option<Reason>, Bytes)>) {
-        let records: Vec<Record> = attempts
-            .into_iter()
-            .map(|(at, reason, outcome)| {
-                let mut bytes = vec![reason.map_or(0, Reason::code)];
-                bytes.extend_from_slice(&at.attempt.to_le_bytes());
-                bytes.extend_from_slice(&outcome[..outcome.len().min(MAX_NOTE_BYTES)]);
-                Record::Note {
-                    job: JobKey(at.job.0),
-                    task: at.task,
-                    bytes: bytes.into(),
-                }
-            })
-            .collect();
-        self.journal.append(&records, |result| {
-            if let Err(error) = result {
-                tracing::warn!(%error, "failed attempts could not be noted");
-            }
-        });
-    }
-
     /// Appends what became of a job.
     pub fn append_state(
         &self,
@@ -313,6 +304,12 @@ mod tests {
                 );
             }
         }
-        assert_eq!(unpack_state(7), None);
+        let dropped = DROPPED | Reason::Timeout.code() << 3;
+        assert_eq!(
+            unpack_state(dropped),
+            Some((TaskState::Dead, Some(Reason::Timeout)))
+        );
+        assert!(is_dropped(dropped) && !is_dropped(pack_state(TaskState::Dead, None)));
+        assert_eq!(unpack_state(31 << 3), None);
     }
 }

@@ -8,19 +8,24 @@
 //! The shell knows names, times and specifications of jobs; it deliberately knows no payloads and
 //! no outcomes: these go between the journal and the sessions.
 
+mod attempts;
 mod command;
+mod dead;
 mod endings;
 mod handle;
 mod job;
 mod log;
 mod recover;
+mod requeue;
 mod shell;
 mod work;
 
+pub use attempts::{AttemptNote, StoredAttempt};
 pub use command::{NewJob, NodeReport, Report};
+pub use dead::{BadTask, DeadCursor, DeadFilter};
 pub use handle::{Dispatcher, JobNews};
 pub use job::JobStats;
 pub use log::{Log, unpack_state};
 pub use recover::Dispatching;
-pub use shell::Gauges;
+pub use shell::{Gauges, Shell};
 pub use work::{MAX_WAITING_WORK, Work};

@@ -12,11 +12,13 @@ use weft_proto::v1;
 use weft_queue::{RecoveredJob, Recovery};
 use weft_types::{JobId, NodeId, Reason, TaskState, Timestamp, Workload, parse_json};
 
+use super::attempts;
 use super::command::Command;
+use super::dead::DeadLetters;
 use super::endings::Endings;
 use super::handle::{Dispatcher, MAX_WAITING_COMMANDS, Watchers};
 use super::job::{Cancellation, JobRecord};
-use super::log::{Log, unpack_state};
+use super::log::{Log, is_dropped, unpack_state};
 use super::shell::Shell;
 use crate::Error;
 use crate::clock::Clock;
@@ -62,6 +64,7 @@ impl Dispatching {
             sessions: BTreeMap::new(),
             submitting: HashMap::new(),
             cancel_again: Vec::new(),
+            dead: DeadLetters::default(),
             out: Vec::new(),
             stopped: false,
         };
@@ -159,6 +162,7 @@ impl Shell {
             created: Timestamp(stored.created_ms),
             started: time(state.started_ms),
             finished: time(state.finished_ms),
+            accepted: None,
             key: Some(stored.idempotency_key)
                 .filter(|key| !key.is_empty())
                 .map(Into::into),
@@ -188,10 +192,19 @@ impl Shell {
         }
         let cancelled = record.cancelled.as_ref().map(|cancelled| cancelled.reason);
         self.jobs.insert(id, record);
+        let counts_lost = submission.retry.on.contains(&Reason::NodeLost);
+        let counted = attempts::count(&job.notes, &job.results, counts_lost);
+        for (task, _, packed) in &job.results {
+            let is_dead = unpack_state(*packed).is_some_and(|(state, _)| state == TaskState::Dead);
+            if is_dead && !is_dropped(*packed) {
+                self.dead.add(id, *task);
+            }
+        }
         let recovered = Recovered {
             submission,
             finals: final_runs(&job.results),
-            failures: job.notes,
+            failures: counted.failures,
+            attempts: counted.attempts,
             cancelled,
         };
         self.machine

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::json;
@@ -11,9 +11,11 @@ use weft_core::dispatch::{
     BatchId, FinalTask, Input, Machine, Output, TaskRef, TaskResult, TaskRun, Verdict,
 };
 use weft_core::{Epoch, Monotonic};
-use weft_types::{JobId, JobState, Namespace, NodeId, Reason, TaskState, Timestamp};
+use weft_types::{JobId, JobState, Namespace, NodeId, Reason, TaskCounts, TaskState, Timestamp};
 
+use super::attempts::{AttemptNote, own_outcome};
 use super::command::{Command, NewJob, NodeReport, Report};
+use super::dead::DeadLetters;
 use super::endings::{Endings, Reply};
 use super::handle::Watchers;
 use super::job::{Cancellation, JobRecord, JobStats};
@@ -55,6 +57,7 @@ pub struct Shell {
     pub(super) submitting: HashMap<JobId, Submitting>,
     /// Cancellations that nobody asked for and that could not be written: when to try again.
     pub(super) cancel_again: Vec<(Monotonic, JobId, Cancellation)>,
+    pub(super) dead: DeadLetters,
     pub(super) out: Vec<Output>,
     pub(super) stopped: bool,
 }
@@ -68,8 +71,10 @@ pub struct Gauges {
     pub tasks: u64,
     /// Nodes with a session.
     pub sessions: u64,
-    /// Tasks that wait for a node, by namespace.
-    pub queued: Vec<(String, u64)>,
+    /// How many tasks of which namespace are in which state.
+    pub counts: BTreeMap<String, TaskCounts>,
+    /// Dead letters of each namespace that has some.
+    pub dead: BTreeMap<String, u64>,
 }
 
 /// A node's session.
@@ -164,10 +169,19 @@ impl Shell {
                 written,
                 reply,
             } => self.cancelled(now, job, cancellation, written, reply),
-            Command::Requeue { job, reply } => {
-                let requeued = self.requeue(now, job);
-                let _ = reply.send(requeued);
-            }
+            Command::Change {
+                change,
+                job,
+                tasks,
+                reply,
+            } => self.change(change, job, tasks, reply),
+            Command::Changed {
+                change,
+                job,
+                tasks,
+                written,
+                reply,
+            } => self.changed(now, change, job, tasks, written, reply),
             Command::Forget { job, reply } => {
                 let forgotten = self.forget(now, job);
                 let _ = reply.send(forgotten);
@@ -182,7 +196,7 @@ impl Shell {
         }
     }
 
-    fn step(&mut self, now: Monotonic, input: Input) {
+    pub(super) fn step(&mut self, now: Monotonic, input: Input) {
         self.machine.step(now, input, &mut self.out);
     }
 
@@ -306,6 +320,7 @@ impl Shell {
             created: self.clock.wall(),
             started: None,
             finished: None,
+            accepted: Some(Instant::now()),
             key: idempotency_key.map(Into::into),
             cancelled: None,
             dependent_tasks: submission.graph.is_some(),
@@ -348,16 +363,45 @@ impl Shell {
             }
             NodeReport::Results(reports) => self.results(now, &node, epoch, reports),
             NodeReport::Started(tasks) => self.step(now, Input::Started { node, epoch, tasks }),
-            NodeReport::Handback { tasks, reason } => self.step(
-                now,
-                Input::Handback {
-                    node,
-                    epoch,
-                    tasks,
-                    reason,
-                },
-            ),
+            NodeReport::Handback { tasks, reason } => {
+                self.note_rejected(&node, &tasks, reason);
+                self.step(
+                    now,
+                    Input::Handback {
+                        node,
+                        epoch,
+                        tasks,
+                        reason,
+                    },
+                );
+            }
         }
+    }
+
+    /// A node that refuses a task used up an attempt of it, unless it was merely full.
+    fn note_rejected(&self, node: &NodeId, tasks: &[TaskRef], reason: Option<Reason>) {
+        let Some(reason) = reason.filter(|reason| *reason != Reason::InsufficientResources) else {
+            return;
+        };
+        let is_held = |at: &TaskRef| {
+            let task = self.machine.task(at.job, at.task);
+            task.is_some_and(|(_, attempt, holder)| attempt == at.attempt && holder == Some(node))
+        };
+        let tasks = tasks.iter().copied().filter(is_held).collect();
+        self.note_unreported(node, tasks, reason);
+    }
+
+    /// Attempts that end without a report go into the history as well.
+    fn note_unreported(&self, node: &NodeId, tasks: Vec<TaskRef>, reason: Reason) {
+        if tasks.is_empty() {
+            return;
+        }
+        self.metrics.failed(reason, tasks.len() as u64);
+        let now = self.clock.wall();
+        let notes = tasks
+            .into_iter()
+            .map(|at| AttemptNote::unreported(at, reason, node, now));
+        self.log.note_attempts(notes.collect());
     }
 
     /// Sorts reports into those to record and those to let go, and writes the first.
@@ -368,26 +412,33 @@ impl Shell {
             .accept(now, node, epoch, &results, &mut self.out);
         let mut records = Vec::new();
         let mut notes = Vec::new();
+        let mut ended = 0;
         for (report, verdict) in reports.into_iter().zip(accepted.verdicts) {
+            let at = report.result.at;
             let reason = match report.result.outcome {
                 weft_core::dispatch::Outcome::Completed => None,
                 weft_core::dispatch::Outcome::Failed(reason) => Some(reason),
             };
-            self.metrics.attempt(reason, report.result.run_us);
             match verdict {
-                Verdict::Record(state) => {
-                    records.push(TaskRecord {
-                        at: report.result.at,
-                        state,
-                        reason,
-                        outcome: report.outcome,
-                    });
-                }
-                Verdict::Retry => notes.push((report.result.at, reason, report.outcome)),
-                Verdict::Pending | Verdict::Ignore => {}
+                Verdict::Record(state) => records.push(TaskRecord {
+                    at,
+                    state,
+                    reason,
+                    outcome: report.outcome,
+                }),
+                Verdict::Retry => notes.push(AttemptNote {
+                    at,
+                    reason,
+                    counted: true,
+                    outcome: report.outcome,
+                }),
+                Verdict::Pending | Verdict::Ignore => continue,
                 Verdict::Fenced => return self.end_session(node, epoch, SessionEnd::LeaseLost),
             }
+            ended += 1;
+            self.metrics.attempt(reason, report.result.run_us);
         }
+        self.metrics.activity.ended(node, ended);
         if !notes.is_empty() {
             self.log.note_attempts(notes);
         }
@@ -399,7 +450,7 @@ impl Shell {
     fn append(&self, batch: BatchId, records: Vec<TaskRecord>) {
         let answers = self.answers.clone();
         let metrics = Arc::clone(&self.metrics);
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         self.log.append_results(records, move |written| {
             metrics
                 .journal_append_s
@@ -437,6 +488,7 @@ impl Shell {
         if let Some(session) = self.sessions.remove(&node) {
             let _ = session.outbound.try_send(Work::End(SessionEnd::Removed));
         }
+        self.metrics.activity.removed(&node);
         self.step(now, Input::NodeRemoved { node });
     }
 
@@ -570,40 +622,13 @@ impl Shell {
         }
     }
 
-    fn requeue(&mut self, now: Monotonic, job: JobId) -> Result<(), Error> {
-        let record = self.jobs.get_mut(&job).ok_or_else(|| unknown(job))?;
-        record.finished = None;
-        self.expiring.retain(|(_, expiring)| *expiring != job);
-        let again = self.requeued_tasks(job);
-        self.log.append_results(again, |result| {
-            if let Err(error) = result {
-                tracing::warn!(%error, "tasks that were queued again may be final after a restart");
-            }
-        });
-        self.step(now, Input::Requeue { job, tasks: None });
-        Ok(())
-    }
-
-    /// Marks in the journal that the results of failed and dead tasks do not count any more.
-    fn requeued_tasks(&self, job: JobId) -> Vec<TaskRecord> {
-        let tasks = self.machine.tasks(job, 0, u32::MAX);
-        tasks
-            .filter(|(_, state, _)| matches!(state, TaskState::Failed | TaskState::Dead))
-            .map(|(task, _, attempt)| TaskRecord {
-                at: TaskRef { job, task, attempt },
-                state: TaskState::Queued,
-                reason: None,
-                outcome: Bytes::new(),
-            })
-            .collect()
-    }
-
     fn forget(&mut self, now: Monotonic, job: JobId) -> Result<(), Error> {
         let state = self.machine.job_state(job).ok_or_else(|| unknown(job))?;
         if !state.is_final() {
             return Err(Error::NotFinal(job));
         }
         self.step(now, Input::Forget { job });
+        self.dead.remove_job(job);
         if let Some(key) = self.jobs.remove(&job).and_then(|record| record.key) {
             self.keys.remove(&*key);
         }
@@ -632,9 +657,7 @@ impl Shell {
         for output in std::mem::take(&mut self.out) {
             match output {
                 Output::Assign { node, runs, .. } => {
-                    self.metrics
-                        .tasks_assigned
-                        .inc_by(runs.iter().map(|run| u64::from(run.len)).sum());
+                    self.count_assigned(&runs);
                     let with_spec = |run: TaskRun| (run, self.spec(run.job).unwrap_or_default());
                     let work = Work::Assign(runs.into_iter().map(with_spec).collect());
                     self.send(&node, work);
@@ -656,6 +679,9 @@ impl Shell {
                 } => self.cancel(job, self.cancellation(reason, because), None),
                 Output::JobStarted { job } => self.job_started(job),
                 Output::Finals(tasks) => self.finals(&tasks),
+                Output::Lost { node, tasks } => {
+                    self.note_unreported(&node, tasks, Reason::NodeLost);
+                }
                 Output::Retrying { at, reason, due } => {
                     self.metrics.retries.inc();
                     tracing::debug!(job = %at.job, task = at.task, %reason, in_ms = due.since_ms(now), "tried again");
@@ -667,6 +693,7 @@ impl Shell {
                         .emit(self.clock.wall(), "substrate.breaker", &substrate, data);
                 }
                 Output::Breaker { node, state } => {
+                    self.metrics.activity.breaker(&node, state);
                     let data = json!({ "state": format!("{state:?}").to_lowercase() });
                     self.events
                         .emit(self.clock.wall(), "node.breaker", node.as_str(), data);
@@ -675,18 +702,33 @@ impl Shell {
         }
     }
 
+    /// Counts what is handed out, and how long it has waited since its job was on disk. Later
+    /// attempts have waited for something else as well, and are not measured.
+    fn count_assigned(&self, runs: &[TaskRun]) {
+        let now = Instant::now();
+        for run in runs {
+            self.metrics.tasks_assigned.inc_by(run.len.into());
+            let accepted = self.jobs.get(&run.job).and_then(|record| record.accepted);
+            if let Some(accepted) = accepted.filter(|_| run.attempt == 1) {
+                let waited = now.saturating_duration_since(accepted);
+                self.metrics.dispatched(waited, run.len);
+            }
+        }
+    }
+
     /// Outcomes that no node reported: cancelled, or dead because its nodes were lost.
     fn record_own(&self, batch: BatchId, tasks: Vec<FinalTask>) {
-        let records = tasks
-            .into_iter()
-            .map(|task| TaskRecord {
-                at: task.at,
-                state: task.state,
-                reason: task.reason,
-                outcome: Bytes::new(),
-            })
-            .collect();
-        self.append(batch, records);
+        let now = self.clock.wall();
+        let record = |task: FinalTask| TaskRecord {
+            at: task.at,
+            state: task.state,
+            reason: task.reason,
+            outcome: match task.reason.filter(|_| task.state == TaskState::Dead) {
+                Some(reason) => own_outcome("", reason.sentence().to_owned(), now),
+                None => Bytes::new(),
+            },
+        };
+        self.append(batch, tasks.into_iter().map(record).collect());
     }
 
     fn job_started(&mut self, job: JobId) {
@@ -700,10 +742,28 @@ impl Shell {
         let mut last = None;
         for task in tasks {
             self.metrics.task_final(task.state);
+            if task.state == TaskState::Dead {
+                self.died(task);
+            }
             if last != Some(task.at.job) {
                 last = Some(task.at.job);
                 self.watchers.notify(task.at.job);
             }
+        }
+    }
+
+    /// A dead letter more. Told at 1, 10, 100 and so on of a job: an event each would drown the rest.
+    fn died(&mut self, task: &FinalTask) {
+        let job = task.at.job;
+        let count = self.dead.add(job, task.at.task);
+        if count.to_string().trim_end_matches('0') == "1" {
+            let reason = task.reason.unwrap_or(Reason::Internal);
+            let data = json!({
+                "dead": count, "task": task.at.task, "reason": reason.as_str(),
+                "detail": reason.sentence(), "next": format!("weft dlq ls --job {job}"),
+            });
+            self.events
+                .emit(self.clock.wall(), "job.dead-letter", &job.to_string(), data);
         }
     }
 
@@ -869,15 +929,22 @@ impl Shell {
     /// Figures that are read when somebody asks for metrics.
     pub fn gauges(&self) -> Gauges {
         let (jobs, tasks) = self.machine.size();
-        let queued = self.machine.queued_by_namespace();
+        let counts = self.machine.counts_by_namespace();
+        let mut dead: BTreeMap<String, u64> = BTreeMap::new();
+        for (job, count) in self.dead.counts() {
+            if let Some(record) = self.jobs.get(&job) {
+                *dead.entry(record.namespace.to_string()).or_default() += count;
+            }
+        }
         Gauges {
             jobs,
             tasks,
             sessions: self.sessions.len() as u64,
-            queued: queued
+            counts: counts
                 .into_iter()
-                .map(|(namespace, count)| (namespace.to_string(), count))
+                .map(|(namespace, counts)| (namespace.to_string(), counts))
                 .collect(),
+            dead,
         }
     }
 
@@ -888,11 +955,11 @@ impl Shell {
 }
 
 /// Tells the thread what became of an append; a server that stops needs no answer.
-fn answer(answers: &mpsc::UnboundedSender<Command>, command: Command) {
+pub(super) fn answer(answers: &mpsc::UnboundedSender<Command>, command: Command) {
     let _ = answers.send(command);
 }
 
-fn unknown(job: JobId) -> Error {
+pub(super) fn unknown(job: JobId) -> Error {
     Error::NotFound {
         what: "job",
         id: job.to_string(),

@@ -1,6 +1,6 @@
 //! Nodes as the API shows them.
 
-use weft_api::{CertificateView, NodeView, UsageView, rfc3339};
+use weft_api::{BreakerState, CertificateView, NodeView, UsageView, rfc3339};
 use weft_pki::validity_at;
 use weft_types::{NodeId, NodeState, Timestamp};
 
@@ -46,11 +46,13 @@ impl Nodes {
                 cpu_millicores: beat.used_cpu_millicores,
                 memory_bytes: beat.used_memory_bytes,
                 free_disk_bytes: beat.free_disk_bytes,
+                ended: 0,
             },
             certificate: Some(CertificateView {
                 expires_at: rfc3339(until),
                 validity: validity_at(from, until, now),
             }),
+            breaker: BreakerState::default(),
             epoch: liveness.epoch(&record.id).unwrap_or(0),
             joined_at: rfc3339(Timestamp(record.joined_at_ms)),
             last_seen_at: live.last_seen.map(rfc3339),

@@ -39,7 +39,8 @@ pub async fn ready(State(server): App) -> Result<Json<Health>, ApiError> {
 /// `GET /metrics`: OpenMetrics.
 pub async fn metrics(State(server): App) -> Result<impl IntoResponse, ApiError> {
     let gauges = server.dispatcher.ask(|shell| shell.gauges()).await?;
-    let nodes = server.nodes.views(&server.liveness);
+    let mut nodes = server.nodes.views(&server.liveness);
+    server.metrics.activity.fill(&mut nodes);
     let text = server.metrics.encode(&gauges, &nodes)?;
     Ok((
         [(

@@ -1,17 +1,18 @@
 //! Jobs and their tasks.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use weft_api::{JobView, Page, TaskView, WhyView};
+use weft_api::{AttemptView, JobView, Page, Problem, TaskHistoryView, TaskView, WhyView};
 use weft_types::{JobId, JobState, Reason, TaskState};
 
-use super::App;
 use super::page::{PageParams, Params, job_id, wait};
 use super::problem::ApiError;
+use super::{App, dead};
 use crate::dispatch::unpack_state;
 use crate::outcome::why;
 use crate::state::Server;
@@ -187,6 +188,7 @@ pub async fn tasks(
             machine.job_state(id)?;
             let rows = machine.tasks(id, first, SEARCHED_TASKS);
             let wanted = rows.filter(|(_, state, _)| wanted.is_none_or(|wanted| wanted == *state));
+            let total = machine.counts(id)?.total;
             let rows: Vec<_> = wanted
                 .take(limit)
                 .map(|(task, state, attempts)| {
@@ -202,10 +204,10 @@ pub async fn tasks(
                     }
                 })
                 .collect();
-            Some(rows)
+            Some((rows, total))
         })
         .await?;
-    let mut items = found.ok_or_else(|| unknown(id))?;
+    let (mut items, total) = found.ok_or_else(|| unknown(id))?;
     for item in items.iter_mut().filter(|item| {
         matches!(
             item.state,
@@ -214,10 +216,12 @@ pub async fn tasks(
     }) {
         item.why = task_why(&server, id, item.task).await;
     }
-    let next = items
-        .last()
-        .filter(|_| items.len() == limit)
-        .map(|last| (last.task + 1).to_string());
+    // A page that is not full ended where the look did.
+    let next = match items.last() {
+        Some(last) if items.len() == limit => last.task.saturating_add(1),
+        _ => first.saturating_add(SEARCHED_TASKS),
+    };
+    let next = (u64::from(next) < total).then(|| next.to_string());
     Ok(Json(Page { items, next }))
 }
 
@@ -239,6 +243,69 @@ pub async fn cancel(State(server): App, Path(id): Path<String>) -> Result<Json<J
     Ok(Json(waited(&server, id, Duration::ZERO).await?))
 }
 
+/// `GET /v1/jobs/{id}/tasks/{task}`: one task with the history of its attempts.
+pub async fn task(
+    State(server): App,
+    Path((id, task)): Path<(String, String)>,
+) -> Result<Json<TaskHistoryView>, ApiError> {
+    let id = job_id(&id)?;
+    let task = task_number(id, &task)?;
+    let found = server
+        .dispatcher
+        .ask(move |shell| {
+            let (state, _, node) = shell.machine().task(id, task)?;
+            let reason = shell.machine().task_reason(id, task);
+            Some((state, node.map(ToString::to_string), reason))
+        })
+        .await?;
+    let (state, node, reason) = found.ok_or_else(|| unknown_task(id, task))?;
+    let attempts = history(&server, id, task, true).await?;
+    let detail = attempts.last().map_or("", |last| last.detail.as_str());
+    let why = reason.map(|reason| match state {
+        TaskState::Dead => outcome::dead_why(reason, detail, id, task),
+        _ => why(reason, detail),
+    });
+    Ok(Json(TaskHistoryView {
+        job: id,
+        task,
+        state,
+        node,
+        why,
+        attempts,
+    }))
+}
+
+/// The number of a task in a path.
+pub(super) fn task_number(job: JobId, text: &str) -> Result<u32, ApiError> {
+    let number = text.parse();
+    number.map_err(|_| Problem::not_found("task", &format!("{job}/{text}")).into())
+}
+
+fn unknown_task(job: JobId, task: u32) -> Error {
+    Error::NotFound {
+        what: "task",
+        id: format!("{job}/{task}"),
+    }
+}
+
+/// The attempts of a task, read beside the threads that serve requests.
+pub(super) async fn history(
+    server: &Server,
+    job: JobId,
+    task: u32,
+    with_output: bool,
+) -> Result<Vec<AttemptView>, ApiError> {
+    let log = server.log.clone();
+    let read = move || {
+        let attempts = log.attempts(job, task).into_iter();
+        attempts
+            .map(|attempt| outcome::attempt_view(attempt, with_output))
+            .collect()
+    };
+    let read = tokio::task::spawn_blocking(read).await;
+    read.map_err(|_| Error::Stopping.into())
+}
+
 /// `POST /v1/jobs/{id}/retry`: queues failed and dead tasks again.
 pub async fn retry(State(server): App, Path(id): Path<String>) -> Result<Json<JobView>, ApiError> {
     let id = job_id(&id)?;
@@ -246,8 +313,9 @@ pub async fn retry(State(server): App, Path(id): Path<String>) -> Result<Json<Jo
 }
 
 /// A job whose failed and dead tasks were queued again.
-pub(crate) async fn requeued(server: &Server, id: JobId) -> Result<JobView, ApiError> {
-    server.dispatcher.requeue(id).await?;
+pub(crate) async fn requeued(server: &Arc<Server>, id: JobId) -> Result<JobView, ApiError> {
+    view(server, id).await?;
+    dead::retry(Arc::clone(server), id).await?;
     view(server, id).await
 }
 

@@ -6,6 +6,7 @@
 pub(crate) mod access;
 mod after;
 mod blobs;
+mod dead;
 pub(crate) mod events;
 mod explain;
 mod health;
@@ -54,12 +55,20 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/v1/jobs", get(jobs::list).post(submit::submit))
         .route("/v1/jobs/{id}", get(jobs::show).delete(jobs::remove))
         .route("/v1/jobs/{id}/tasks", get(jobs::tasks))
+        .route("/v1/jobs/{id}/tasks/{task}", get(jobs::task))
         .route("/v1/jobs/{id}/results", get(results::stream))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
         .route("/v1/jobs/{id}/retry", post(jobs::retry))
         .route("/v1/jobs/{id}/explain", get(explain::explain))
         .route("/v1/results/{id}", get(results::page))
         .route("/v1/logs/jobs/{id}", get(logs::logs))
+        .route("/v1/dlq", get(dead::list))
+        .route("/v1/dlq/requeue", post(dead::requeue))
+        .route("/v1/dlq/{job}", delete(dead::drop_job))
+        .route(
+            "/v1/dlq/{job}/{task}",
+            get(dead::show).delete(dead::drop_task),
+        )
         .route("/v1/nodes", get(nodes::list))
         .route(
             "/v1/nodes/{id}",

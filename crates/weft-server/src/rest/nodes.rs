@@ -29,6 +29,7 @@ pub(crate) fn page(server: &Server, params: &PageParams) -> Page<NodeView> {
         .collect();
     let more = items.len() > params.limit();
     items.truncate(params.limit());
+    server.metrics.activity.fill(&mut items);
     let next = items.last().filter(|_| more).map(|node| node.id.clone());
     Page { items, next }
 }
@@ -82,7 +83,8 @@ pub async fn remove(State(server): App, Path(id): Path<String>) -> Result<Status
 }
 
 fn view(server: &Server, node: &NodeId) -> Result<Json<NodeView>, ApiError> {
-    let view = server.nodes.view(&server.liveness, node);
+    let mut view = server.nodes.view(&server.liveness, node);
+    server.metrics.activity.fill(&mut view);
     view.map(Json).ok_or_else(|| {
         Error::NotFound {
             what: "node",

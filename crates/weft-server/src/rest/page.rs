@@ -43,9 +43,7 @@ pub struct PageParams {
 impl PageParams {
     /// How many entries the page may have.
     pub fn limit(&self) -> usize {
-        self.limit
-            .unwrap_or(DEFAULT_PAGE_ENTRIES)
-            .clamp(1, MAX_PAGE_ENTRIES)
+        page_limit(self.limit)
     }
 
     /// The cursor as a number.
@@ -62,6 +60,13 @@ impl PageParams {
             })
             .transpose()
     }
+}
+
+/// How many entries a page may have when the client asks for so many.
+pub fn page_limit(wanted: Option<usize>) -> usize {
+    wanted
+        .unwrap_or(DEFAULT_PAGE_ENTRIES)
+        .clamp(1, MAX_PAGE_ENTRIES)
 }
 
 /// How long a request wants to wait.

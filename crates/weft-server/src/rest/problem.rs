@@ -134,6 +134,10 @@ impl From<Error> for ApiError {
         if let Error::NotFinal(_) = &error {
             return Problem::new(409, "not-final", Reason::InvalidSpec, error.to_string()).into();
         }
+        if let Error::JobCancelled(_) = &error {
+            return Problem::new(409, "job-cancelled", Reason::InvalidSpec, error.to_string())
+                .into();
+        }
         let (status, kind) = match error.reason() {
             Reason::StorageError => (507, "storage-full-or-failing"),
             Reason::InvalidSpec => (400, "invalid-request"),

@@ -184,6 +184,13 @@ pub(crate) async fn views(
     Ok(views)
 }
 
+/// The name of a task's input file, when it has one.
+pub(super) async fn input_name(server: &Server, job: JobId, task: u32) -> Option<String> {
+    let payloads = server.log.payloads(job, task, 1).await?;
+    let payload = v1::TaskPayload::decode(payloads.into_iter().next()?).ok()?;
+    Some(payload.file).filter(|file| !file.is_empty())
+}
+
 /// Makes the lines of results, with the names of input files where tasks have them.
 struct Files {
     server: Arc<Server>,

@@ -39,11 +39,13 @@ pub async fn schedule(State(server): App, body: Bytes) -> Result<Json<ExplainVie
 pub async fn status(State(server): App) -> Result<Json<Value>, ApiError> {
     let gauges = server.dispatcher.ask(|shell| shell.gauges()).await?;
     let queued: serde_json::Map<String, Value> = gauges
-        .queued
+        .counts
         .into_iter()
-        .map(|(namespace, count)| (namespace, count.into()))
+        .filter(|(_, counts)| counts.queued > 0)
+        .map(|(namespace, counts)| (namespace, counts.queued.into()))
         .collect();
     Ok(Json(json!({
         "jobs": gauges.jobs, "tasks": gauges.tasks, "sessions": gauges.sessions, "queued": queued,
+        "dead": gauges.dead,
     })))
 }

@@ -454,6 +454,7 @@ impl World {
                 }
                 Output::JobStarted { .. }
                 | Output::Retrying { .. }
+                | Output::Lost { .. }
                 | Output::JobFinal { .. }
                 | Output::Breaker { .. } => {}
             }

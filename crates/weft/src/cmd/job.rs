@@ -5,18 +5,17 @@ use std::time::Duration;
 
 use weft_api::{JobView, ResultView, TaskView};
 use weft_client::{Client, ResultOrder};
-use weft_types::JobState;
 
+use super::dlq::show_task;
 use super::resolve_job;
+use super::select::select_one;
+use super::watch::watch;
 use crate::args::{Format, Global, JobCommand, PsArgs};
-use crate::exit::{self, Failed};
+use crate::exit::Failed;
 use crate::output::Output;
-use crate::progress::Progress;
 
 /// How long one request for results may last.
 const RESULTS_WAIT: Duration = Duration::from_secs(300);
-/// How often a job that is watched is looked at.
-const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// How many jobs `ps` looks through.
 const PS_JOBS: usize = 10_000;
 
@@ -29,6 +28,10 @@ pub async fn job(
 ) -> Result<ExitCode, Failed> {
     match command {
         JobCommand::Ls { limit } => list(in_namespace(client.jobs(limit).await?, global), output)?,
+        JobCommand::Show(args) if args.id.contains('/') => {
+            let (job, task) = select_one(client, &args.id).await?;
+            show_task(&client.task(&job, task).await?, output)?;
+        }
         JobCommand::Show(args) => show(
             &client
                 .job(&resolve_job(client, &args.id).await?, None)
@@ -67,9 +70,7 @@ pub async fn job(
             client.cancel_job(&id).await?;
             output.note(&format!("forgot {id}"));
         }
-        JobCommand::Watch(args) => {
-            return watch(client, &resolve_job(client, &args.id).await?, output).await;
-        }
+        JobCommand::Watch(args) => return watch(client, &args.ids, output).await,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -217,21 +218,4 @@ fn result_line(result: &ResultView) -> String {
         .clone()
         .unwrap_or_else(|| result.task.to_string());
     format!("{label}  {}  {found}", result.state)
-}
-
-/// Follows a job's progress until it is final; the exit code says how it ended.
-async fn watch(client: &Client, id: &str, output: &Output) -> Result<ExitCode, Failed> {
-    let mut job = client.job(id, None).await?;
-    let progress = Progress::new(job.tasks.total, output);
-    while !job.state.is_final() {
-        progress.set(&job.tasks);
-        job = client.job(id, Some(WATCH_INTERVAL)).await?;
-    }
-    progress.clear();
-    show(&job, output)?;
-    Ok(if job.state == JobState::Succeeded {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(exit::FAILED)
-    })
 }

@@ -3,6 +3,7 @@
 mod agent;
 mod completion;
 mod context;
+mod dlq;
 mod doctor;
 mod events;
 mod explain;
@@ -10,10 +11,13 @@ mod job;
 mod logs;
 mod node;
 mod run;
+mod select;
 mod serve;
 mod token;
+mod top;
 mod version;
 mod wait;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -39,6 +43,10 @@ pub async fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode, Failed> {
         Command::Explain(args) => explain::explain(&client(global)?, &args.id, output).await,
         Command::Wait(args) => wait::wait(&client(global)?, &args, output).await,
         Command::Job(command) => job::job(&client(global)?, command, global, output).await,
+        Command::Dlq(command) => dlq::dlq(&client(global)?, command, global, output).await,
+        Command::Top(args) => top::top(&client(global)?, &args, global, output)
+            .await
+            .map(done),
         Command::Node(command) => node::node(&client(global)?, command, output)
             .await
             .map(done),

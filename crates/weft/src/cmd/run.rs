@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weft_api::{JobView, ResultView, Text};
 use weft_client::{Client, Endpoint, ResultOrder};
-use weft_types::{Reason, RuntimeKind, TaskSpec, TaskState, Workload};
+use weft_types::{Reason, RuntimeKind, TaskSpec, Workload};
 
 use crate::args::{Format, Global, RunArgs};
 use crate::cluster::{Cluster, PRIVATE_NODES};
@@ -183,7 +183,7 @@ impl Attached<'_> {
         {
             self.output.warn(&format!("{}: {}", why.reason, why.detail));
         }
-        Ok(ExitCode::from(exit_code(&result)))
+        Ok(ExitCode::from(exit::of_result(&result)))
     }
 
     async fn show_results(&self, progress: &Progress) -> Result<ExitCode, Failed> {
@@ -204,7 +204,7 @@ impl Attached<'_> {
                 }
                 shown += 1;
                 self.fetch_files(&result).await?;
-                let code = exit_code(&result);
+                let code = exit::of_result(&result);
                 if code != 0 {
                     first_bad.get_or_insert(code);
                 }
@@ -306,21 +306,6 @@ impl Attached<'_> {
             _ = tokio::signal::ctrl_c() => std::process::exit(exit::INTERRUPTED.into()),
         }
         Ok(ExitCode::from(exit::INTERRUPTED))
-    }
-}
-
-/// The exit code that a task's end means, as the contract has it.
-fn exit_code(result: &ResultView) -> u8 {
-    if result.state == TaskState::Completed {
-        return 0;
-    }
-    let reason = result.why.as_ref().map(|why| why.reason);
-    match (reason, result.exit_code, result.signal) {
-        (Some(Reason::Timeout), ..) => exit::TIMEOUT,
-        (_, Some(code), _) if code != 0 => u8::try_from(code & 0xff).unwrap_or(exit::FAILED),
-        (_, _, Some(signal)) => exit::SIGNAL_BASE.saturating_add(u8::try_from(signal).unwrap_or(0)),
-        (Some(Reason::NonzeroExit | Reason::InvalidSpec), ..) => exit::FAILED,
-        _ => exit::WEFT_FAILED,
     }
 }
 

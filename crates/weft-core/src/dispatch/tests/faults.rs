@@ -11,6 +11,7 @@ fn recovered(id: u64, tasks: u32) -> Input {
         submission: job_of(id, tasks),
         finals: Vec::new(),
         failures: Vec::new(),
+        attempts: Vec::new(),
         cancelled: None,
     })
 }

@@ -284,6 +284,7 @@ fn recovered_jobs_keep_their_finals_and_failures() {
             reason: None,
         }],
         failures: vec![(2, 2)],
+        attempts: Vec::new(),
         cancelled: None,
     };
     scene.step(Input::Recovered(recovered));
@@ -297,6 +298,34 @@ fn recovered_jobs_keep_their_finals_and_failures() {
     let failed = scene.on("a")[0];
     let verdict = scene.finish("a", failed, Outcome::Failed(Reason::RuntimeError));
     assert_eq!(verdict, Verdict::Record(TaskState::Dead));
+}
+
+#[test]
+fn attempts_go_on_counting_after_a_restart() {
+    let mut scene = Scene::new();
+    scene.step(Input::Recovered(Recovered {
+        submission: job_of(1, 2),
+        finals: vec![FinalRun {
+            first: 0,
+            len: 1,
+            state: TaskState::Dead,
+            reason: Some(Reason::RuntimeError),
+        }],
+        failures: Vec::new(),
+        attempts: vec![(0, 3), (1, 7)],
+        cancelled: None,
+    }));
+    let (job, reason) = (JobId(1), Some(Reason::RuntimeError));
+    assert_eq!(scene.machine.task_reason(job, 0), reason);
+    let tasks = Some(vec![0]);
+    scene.step(Input::Requeue { job, tasks });
+    scene.up("a", 4);
+    let attempts: Vec<_> = scene
+        .on("a")
+        .iter()
+        .map(|at| (at.task, at.attempt))
+        .collect();
+    assert_eq!(attempts, [(0, 4), (1, 8)]);
 }
 
 #[test]

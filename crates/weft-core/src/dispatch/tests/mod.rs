@@ -267,7 +267,10 @@ impl Scene {
                 Output::SubstrateBreaker { substrate, state } => {
                     self.substrates.push((substrate.to_string(), state));
                 }
-                Output::JobStarted { .. } | Output::Retrying { .. } | Output::Breaker { .. } => {}
+                Output::JobStarted { .. }
+                | Output::Retrying { .. }
+                | Output::Lost { .. }
+                | Output::Breaker { .. } => {}
             }
         }
     }

@@ -193,6 +193,9 @@ fn apply_flags(workload: &mut Workload, args: &RunArgs) -> Result<(), Failed> {
     }
     if let Some(retries) = args.retries {
         workload.retry.attempts = retries.saturating_add(1);
+        if workload.retry.on.is_empty() {
+            workload.retry.on = retried_on_request();
+        }
     }
     if args.name.is_some() {
         workload.name.clone_from(&args.name);
@@ -203,6 +206,18 @@ fn apply_flags(workload: &mut Workload, args: &RunArgs) -> Result<(), Failed> {
     workload.speculate |= args.speculate;
     workload.priority = args.priority.unwrap_or(workload.priority);
     Ok(())
+}
+
+/// What `--retries` tries again: whatever may go better the next time, a program that ended badly
+/// included. A lost node is left out, since it would then use up an attempt.
+fn retried_on_request() -> Vec<Reason> {
+    let may_help = |reason: &Reason| {
+        reason.is_retryable() || matches!(reason, Reason::NonzeroExit | Reason::Timeout)
+    };
+    let reasons = Reason::ALL.iter().copied().filter(may_help);
+    reasons
+        .filter(|reason| *reason != Reason::NodeLost)
+        .collect()
 }
 
 /// A word of one of the contract's lists.
