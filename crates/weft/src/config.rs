@@ -224,7 +224,7 @@ mod tests {
             ),
             ("[queue.nats]\nurl = 7\n", "queue.nats.url", "string"),
         ] {
-            let message = read(text).err().expect(text).problem.detail.clone();
+            let message = read(text).expect_err(text).problem.detail.clone();
             assert!(
                 message.contains(path) && message.contains(near),
                 "{message}"

@@ -139,7 +139,8 @@ fn check_dependencies(job: &Job) {
         return;
     };
     // These are for the simulator's own checkers to find.
-    if planted!(DependentReleasedEarly) || planted!(DependentOfFailedRuns) {
+    let released_early = planted!(DependentReleasedEarly);
+    if released_early | planted!(DependentOfFailedRuns) {
         return;
     }
     let unfinished = job.count_dependencies(dependents, |phase| phase != Phase::Completed);

@@ -188,7 +188,7 @@ mod tests {
     fn the_job_of_the_contract_is_understood_with_its_defaults() {
         let incoming =
             read_now(br#"{"job_id":"a/1 b","program":{"op":"counteq","imm":42,"data":"KioA"}}"#);
-        let incoming = incoming.ok().expect("a job");
+        let incoming = incoming.unwrap_or_else(|refusal| panic!("{refusal:?}"));
         assert_eq!(incoming.id, "a/1 b");
         let NewJob {
             submission,
@@ -206,7 +206,10 @@ mod tests {
         let full = br#"{"job_id":"x","program":{"ops":[{"op":"crc32c"},{"op":"xor"}],"offset":1,"length":2},
             "data":"KioA","required_memory_mb":16,"required_duration_seconds":1.5,"requires_gpu":true,
             "priority":-5,"timeout_seconds":10,"metadata":{"a":[1]},"sent_by":"me"}"#;
-        let submission = read_now(full).ok().expect("a job").job.submission;
+        let submission = read_now(full)
+            .unwrap_or_else(|refusal| panic!("{refusal:?}"))
+            .job
+            .submission;
         assert_eq!(
             (submission.priority, submission.request.expected_run_ms),
             (-5, 1_500)

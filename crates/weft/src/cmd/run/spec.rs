@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use weft_types::{
-    FieldError, GpuRequest, Inputs, ProcessSpec, Program, RuntimeKind, SourceFormat, WasmSpec,
-    Workload, parse_json, parse_workload,
+    FieldError, GpuRequest, Inputs, ProcessSpec, Program, Reason, RuntimeKind, SourceFormat,
+    WasmSpec, Workload, parse_json, parse_workload,
 };
 
 use crate::args::{Global, RunArgs, name_value};
