@@ -131,6 +131,7 @@ fn dependencies_hold_after_a_restart() {
             run(1, TaskState::Dead, Some(Reason::RuntimeError)),
         ],
         failures: Vec::new(),
+        attempts: Vec::new(),
         cancelled: None,
     }));
     scene.up("a", 8);
