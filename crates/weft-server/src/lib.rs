@@ -14,7 +14,6 @@
 //! they return. How a task is run, it does not know.
 
 mod clock;
-mod coalesce;
 mod config;
 mod dispatch;
 mod error;
