@@ -15,7 +15,6 @@
 
 mod activity;
 mod clock;
-mod coalesce;
 mod config;
 mod dispatch;
 mod error;

@@ -16,8 +16,6 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use weft_pki::{ClusterName, Identity, ServerTls, peer_identity};
 
-use crate::coalesce::Coalesce;
-
 /// The most connections that are served at once.
 const MAX_CONNECTIONS: usize = 20_000;
 /// How long a peer may take for its TLS handshake.
@@ -125,12 +123,7 @@ impl Connection {
                             identity,
                             insecure: false,
                         };
-                        // HTTP/1.1 has one answer at a time on a connection: nothing to wait for.
-                        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                            self.http(Coalesce::new(stream), peer).await;
-                        } else {
-                            self.http(stream, peer).await;
-                        }
+                        self.http(stream, peer).await;
                     }
                     Err(error) => {
                         tracing::debug!(peer = %self.address, %error, "certificate names nobody")
