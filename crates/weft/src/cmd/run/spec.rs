@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use weft_types::{
+use weft_types::{Reason, 
     FieldError, GpuRequest, Inputs, ProcessSpec, Program, RuntimeKind, SourceFormat, WasmSpec,
     Workload, parse_json, parse_workload,
 };
