@@ -139,7 +139,10 @@ fn check_dependencies(job: &Job) {
         return;
     };
     // These are for the simulator's own checkers to find.
-    if planted!(DependentReleasedEarly) || planted!(DependentOfFailedRuns) {
+    if planted!(DependentReleasedEarly)
+        || planted!(DependentOfFailedRuns)
+        || planted!(SecondResultCounts)
+    {
         return;
     }
     let unfinished = job.count_dependencies(dependents, |phase| phase != Phase::Completed);
