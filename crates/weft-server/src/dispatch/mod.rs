@@ -8,7 +8,9 @@
 //! The shell knows names, times and specifications of jobs; it deliberately knows no payloads and
 //! no outcomes: these go between the journal and the sessions.
 
+mod cancel;
 mod command;
+mod find;
 mod handle;
 mod job;
 mod log;
