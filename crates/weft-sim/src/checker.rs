@@ -21,6 +21,8 @@ pub struct Checker {
     submitted: BTreeMap<JobId, Submission>,
     /// Jobs whose cancellation is on disk.
     cancelled: BTreeSet<JobId>,
+    /// What nodes said they hold when they came, until they are answered.
+    claimed: BTreeMap<NodeId, Vec<TaskRef>>,
     /// Substrates whose breaker is open.
     open: BTreeSet<Box<str>>,
     /// Attempts that this server process has handed out.
@@ -55,6 +57,25 @@ impl Checker {
             self.open.insert(substrate.into());
         } else {
             self.open.remove(substrate);
+        }
+    }
+
+    /// A node opens a session and says what it holds.
+    pub fn hello(&mut self, node: &NodeId, held: &[TaskRef]) {
+        self.claimed.insert(node.clone(), held.to_vec());
+    }
+
+    /// A node is told what to stop: it goes on only with what is unfinished.
+    pub fn attached(&mut self, machine: &Machine, node: &NodeId, stop: &[TaskRef]) {
+        let claimed = self.claimed.remove(node).unwrap_or_default();
+        for at in claimed.iter().filter(|at| !stop.contains(at)) {
+            let state = machine.task(at.job, at.task).map(|(state, ..)| state);
+            if !matches!(state, Some(TaskState::Assigned | TaskState::Running)) {
+                let (job, task) = (at.job, at.task);
+                self.fail(format!(
+                    "{node} goes on with {job}/{task}, which is {state:?}"
+                ));
+            }
         }
     }
 
@@ -145,6 +166,7 @@ impl Checker {
         self.assigned.clear();
         self.recorded.clear();
         self.open.clear();
+        self.claimed.clear();
         for record in journal.durable() {
             match record {
                 Record::Final(done) => {

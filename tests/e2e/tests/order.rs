@@ -123,9 +123,9 @@ fn a_job_waits_for_another_and_is_cancelled_when_that_one_fails() {
         all.extend(args);
         cluster.weft(all).run()
     };
-    run(&["-d", "--name", "good", "--", "true"]).expect_code(0);
-    run(&["--after", "good", "--", "true"]).expect_code(0);
-    run(&["-d", "--name", "bad", "--", "sh", "-c", "exit 3"]).expect_code(0);
+    let _ = run(&["-d", "--name", "good", "--", "true"]).expect_code(0);
+    let _ = run(&["--after", "good", "--", "true"]).expect_code(0);
+    let _ = run(&["-d", "--name", "bad", "--", "sh", "-c", "exit 3"]).expect_code(0);
     let done = run(&["--after", "bad", "--", "true"]).expect_code(125);
     assert!(
         done.stderr.contains("(bad), which it waited for, failed"),
@@ -140,7 +140,7 @@ fn a_deadline_cancels_what_is_left_and_survives_a_kill_of_the_server() {
     let done = cluster
         .weft(["run", "--deadline", "1s", "--", "sleep", "60"])
         .run();
-    done.expect_code(124);
+    let _ = done.expect_code(124);
     let mut job = shell_job(&[("sleep 60", &[])]);
     job["deadline"] = json!("4s");
     let id = post(&cluster, &job, "")["id"]

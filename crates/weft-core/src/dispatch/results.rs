@@ -102,7 +102,8 @@ impl Machine {
             return Verdict::Ignore;
         };
         let role = job.role(reporter.node, at);
-        let late_second = planted!(SecondResultCounts) && job.was_second(at);
+        let late_second =
+            planted!(SecondResultCounts) && cell.phase() == Phase::Completed && job.was_second(at);
         if role.is_none() && !late_second && !planted!(FencingSkipped) {
             return Verdict::Ignore;
         }

@@ -9,9 +9,11 @@
 //! no outcomes: these go between the journal and the sessions.
 
 mod attempts;
+mod cancel;
 mod command;
 mod dead;
 mod endings;
+mod find;
 mod handle;
 mod job;
 mod log;

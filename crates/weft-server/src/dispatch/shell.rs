@@ -11,7 +11,7 @@ use weft_core::dispatch::{
     BatchId, FinalTask, Input, Machine, Output, TaskRef, TaskResult, TaskRun, Verdict,
 };
 use weft_core::{Epoch, Monotonic};
-use weft_types::{JobId, JobState, Namespace, NodeId, Reason, TaskCounts, TaskState, Timestamp};
+use weft_types::{JobId, JobState, NodeId, Reason, TaskCounts, TaskState, Timestamp};
 
 use super::attempts::{AttemptNote, own_outcome};
 use super::command::{Command, NewJob, NodeReport, Report};
@@ -30,8 +30,6 @@ use crate::metrics::Metrics;
 const MAX_COMMANDS_A_ROUND: usize = 512;
 /// The longest the thread sleeps, so that expired results are noticed.
 const MAX_SLEEP: Duration = Duration::from_secs(1);
-/// How long the thread waits before it tries again to write that a job is cancelled.
-const CANCEL_AGAIN_MS: u64 = 1_000;
 /// The most jobs that are forgotten in one round.
 const MAX_FORGOTTEN_A_ROUND: usize = 256;
 
@@ -522,106 +520,6 @@ impl Shell {
 
     // Jobs out.
 
-    fn cancel(
-        &mut self,
-        job: JobId,
-        cancellation: Cancellation,
-        reply: Option<oneshot::Sender<Result<(), Error>>>,
-    ) {
-        let Some(state) = self.machine.job_state(job) else {
-            if let Some(reply) = reply {
-                let _ = reply.send(Err(unknown(job)));
-            }
-            return;
-        };
-        if state.is_final() {
-            if let Some(reply) = reply {
-                let _ = reply.send(Ok(()));
-            }
-            return;
-        }
-        let answers = self.answers.clone();
-        let stored = self.stored_state(job, Some(&cancellation));
-        self.log.append_state(job, stored, move |written| {
-            let written = written.is_ok();
-            answer(
-                &answers,
-                Command::Cancelled {
-                    job,
-                    cancellation,
-                    written,
-                    reply,
-                },
-            );
-        });
-    }
-
-    fn cancelled(
-        &mut self,
-        now: Monotonic,
-        job: JobId,
-        cancellation: Cancellation,
-        written: bool,
-        reply: Option<oneshot::Sender<Result<(), Error>>>,
-    ) {
-        if written {
-            let reason = cancellation.reason;
-            if let Some(record) = self.jobs.get_mut(&job) {
-                record.cancelled.get_or_insert(cancellation);
-            }
-            self.step(
-                now,
-                Input::Cancel {
-                    job,
-                    tasks: None,
-                    reason,
-                },
-            );
-        } else if reply.is_none() {
-            let due = now.plus_ms(CANCEL_AGAIN_MS);
-            self.cancel_again.push((due, job, cancellation));
-        }
-        if let Some(reply) = reply {
-            let _ = reply.send(if written {
-                Ok(())
-            } else {
-                Err(Error::not_written("the cancellation"))
-            });
-        }
-    }
-
-    /// Tries again to write cancellations down that the machine asked for.
-    fn cancel_due(&mut self, now: Monotonic) {
-        let (due, later) = std::mem::take(&mut self.cancel_again)
-            .into_iter()
-            .partition(|(due, ..)| *due <= now);
-        self.cancel_again = later;
-        let due: Vec<(Monotonic, JobId, Cancellation)> = due;
-        for (_, job, cancellation) in due {
-            self.cancel(job, cancellation, None);
-        }
-    }
-
-    /// The sentence for a job that the machine wants cancelled.
-    fn cancellation(&self, reason: Reason, because: Option<JobId>) -> Cancellation {
-        let detail = match because {
-            None if reason == Reason::Timeout => "the job's deadline passed".to_owned(),
-            None => String::new(),
-            Some(earlier) => {
-                let name = self.jobs.get(&earlier).map_or("", |record| &record.name);
-                let end = match self.machine.job_state(earlier) {
-                    Some(JobState::Cancelled) => "was cancelled",
-                    _ => "failed",
-                };
-                format!("{earlier} ({name}), which it waited for, {end}")
-            }
-        };
-        Cancellation {
-            reason,
-            detail: detail.into(),
-        }
-    }
-
     fn forget(&mut self, now: Monotonic, job: JobId) -> Result<(), Error> {
         let state = self.machine.job_state(job).ok_or_else(|| unknown(job))?;
         if !state.is_final() {
@@ -824,67 +722,6 @@ impl Shell {
     /// The encoded `JobSpec` of a job.
     pub fn spec(&self, id: JobId) -> Option<Bytes> {
         self.jobs.get(&id).map(|record| record.spec.clone())
-    }
-
-    /// Why a task was cancelled for which no node has reported anything.
-    pub fn cancelled_for(&self, id: JobId, task: u32) -> Cancellation {
-        if let Some(cause) = self.machine.cause(id, task) {
-            let end = match self.machine.task(id, cause).map(|(state, ..)| state) {
-                Some(TaskState::Cancelled) => "was cancelled",
-                Some(TaskState::Dead) => "failed as often as it may",
-                _ => "failed",
-            };
-            return Cancellation {
-                reason: Reason::Cancelled,
-                detail: format!("task {cause}, which it waits for, {end}").into(),
-            };
-        }
-        let known = self
-            .jobs
-            .get(&id)
-            .and_then(|record| record.cancelled.clone());
-        known.unwrap_or(Cancellation {
-            reason: Reason::Cancelled,
-            detail: Box::default(),
-        })
-    }
-
-    /// For each word the job it means: an id, a name in the namespace (the newest of that name), or
-    /// a unique prefix of an id; otherwise what is wrong with it.
-    pub fn find_jobs(&self, namespace: &Namespace, words: &[String]) -> Vec<Result<JobId, String>> {
-        let find = |word: &String| self.find_job(namespace, word);
-        words.iter().map(find).collect()
-    }
-
-    fn find_job(&self, namespace: &Namespace, word: &str) -> Result<JobId, String> {
-        let unknown = || format!("there is no job {word:?}; `weft job ls` lists them");
-        if let Ok(id) = word.parse::<JobId>() {
-            return self
-                .jobs
-                .contains_key(&id)
-                .then_some(id)
-                .ok_or_else(unknown);
-        }
-        let named = self
-            .jobs
-            .iter()
-            .filter(|(_, record)| *record.name == *word && record.namespace == *namespace);
-        if let Some(newest) = named.map(|(id, _)| *id).max() {
-            return Ok(newest);
-        }
-        let begins = |id: &JobId| {
-            let text = id.to_string();
-            let bare = text.strip_prefix("job-").unwrap_or(&text);
-            !word.is_empty() && (text.starts_with(word) || bare.starts_with(word))
-        };
-        let mut found = self.jobs.keys().copied().filter(begins);
-        match (found.next(), found.next()) {
-            (Some(one), None) => Ok(one),
-            (Some(_), Some(_)) => Err(format!(
-                "{word:?} could be more than one job; write more of the id"
-            )),
-            _ => Err(unknown()),
-        }
     }
 
     /// The machine, to be asked.

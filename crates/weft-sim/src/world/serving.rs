@@ -131,6 +131,7 @@ impl World {
             }
             let (candidate, max_held) =
                 (candidate(&self.agents[agent]), self.agents[agent].max_held);
+            self.checker.hello(&node, &held);
             self.dispatch(Input::NodeUp {
                 node,
                 epoch,
@@ -441,6 +442,9 @@ impl World {
                     self.send_to(&node, ToAgent::Dispatch(runs));
                 }
                 Output::Attached { node, stop, .. } => {
+                    if let Some(server) = &self.server {
+                        self.checker.attached(&server.dispatch, &node, &stop);
+                    }
                     self.send_to(&node, ToAgent::Welcome { stop })
                 }
                 Output::Stop { node, tasks, .. } => self.send_to(&node, ToAgent::Stop(tasks)),
