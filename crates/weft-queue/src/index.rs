@@ -44,7 +44,7 @@ pub(crate) struct Chunk {
 /// A job.
 #[derive(Debug)]
 pub(crate) struct JobIndex {
-    /// The frame that began it, and where in its body the header is.
+    /// The frame that began it, nowhere while that was not read yet, and where in its body the header is.
     pub(crate) frame: Location,
     pub(crate) header: std::ops::Range<usize>,
     /// Known once it is complete.
@@ -60,6 +60,24 @@ pub(crate) struct JobIndex {
 }
 
 impl JobIndex {
+    fn new() -> Self {
+        Self {
+            frame: NOWHERE,
+            header: 0..0,
+            tasks: None,
+            chunks: Vec::new(),
+            results: Vec::new(),
+            state: None,
+            notes: BTreeMap::new(),
+            segments: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it was begun and completed: others were never acknowledged.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.frame != NOWHERE && self.tasks.is_some()
+    }
+
     pub(crate) fn result(&self, task: u32) -> Option<Location> {
         self.results
             .get(task as usize)
@@ -127,6 +145,8 @@ pub(crate) struct Use {
 pub(crate) struct Index {
     pub(crate) jobs: HashMap<JobKey, JobIndex>,
     pub(crate) uses: BTreeMap<SegmentNo, Use>,
+    /// While the log is read from its beginning.
+    pub(crate) is_recovering: bool,
 }
 
 impl Index {
@@ -139,17 +159,7 @@ impl Index {
                 header,
                 payloads,
             } => {
-                let known = self.jobs.remove(&job);
-                let mut index = known.unwrap_or_else(|| JobIndex {
-                    frame,
-                    header: header.clone(),
-                    tasks: None,
-                    chunks: Vec::new(),
-                    results: Vec::new(),
-                    state: None,
-                    notes: BTreeMap::new(),
-                    segments: BTreeMap::new(),
-                });
+                let index = self.jobs.entry(job).or_insert_with(JobIndex::new);
                 (index.frame, index.header) = (frame, header);
                 if let Some(tasks) = tasks {
                     index.tasks = Some(tasks);
@@ -160,7 +170,6 @@ impl Index {
                         payloads,
                     });
                 }
-                self.jobs.insert(job, index);
                 self.refer(job, frame.segment);
             }
             View::Tasks {
@@ -168,7 +177,7 @@ impl Index {
                 first,
                 payloads,
             } => {
-                if let (Some(index), Some(at)) = (self.jobs.get_mut(&job), payloads) {
+                if let (Some(index), Some(at)) = (self.job(job), payloads) {
                     index.add_chunk(Chunk {
                         first,
                         count: at.count,
@@ -179,7 +188,7 @@ impl Index {
                 }
             }
             View::Sealed { job, tasks } => {
-                if let Some(index) = self.jobs.get_mut(&job) {
+                if let Some(index) = self.job(job) {
                     index.tasks = Some(tasks);
                     self.refer(job, frame.segment);
                 }
@@ -187,7 +196,7 @@ impl Index {
             View::Results(entries) => {
                 let mut last = None;
                 for (at, job, task, _, _) in entries {
-                    let Some(index) = self.jobs.get_mut(&job) else {
+                    let Some(index) = self.job(job) else {
                         continue;
                     };
                     let offset = frame.offset + body_at + at as u32;
@@ -206,7 +215,7 @@ impl Index {
                 }
             }
             View::State { job, bytes } => {
-                if let Some(index) = self.jobs.get_mut(&job) {
+                if let Some(index) = self.job(job) {
                     index.state = Some(Bytes::copy_from_slice(bytes));
                     self.refer(job, frame.segment);
                 }
@@ -218,7 +227,7 @@ impl Index {
                 code,
                 ..
             } => {
-                if let Some(index) = self.jobs.get_mut(&job) {
+                if let Some(index) = self.job(job) {
                     index.note(
                         task,
                         Noted {
@@ -232,6 +241,24 @@ impl Index {
             }
             View::Removed { job } => self.remove(job),
             View::Synced { .. } => {}
+        }
+    }
+
+    /// A job that a record belongs to. The record that began it may have been copied behind the
+    /// others when its segment was cleaned, so that they come first when the log is read again.
+    fn job(&mut self, job: JobKey) -> Option<&mut JobIndex> {
+        match self.is_recovering {
+            true => Some(self.jobs.entry(job).or_insert_with(JobIndex::new)),
+            false => self.jobs.get_mut(&job),
+        }
+    }
+
+    /// The whole log was read: what is left of jobs that were removed or never acknowledged goes.
+    pub(crate) fn recovered(&mut self) {
+        self.is_recovering = false;
+        let incomplete = self.jobs.iter().filter(|(_, job)| !job.is_complete());
+        for job in incomplete.map(|(job, _)| *job).collect::<Vec<_>>() {
+            self.remove(job);
         }
     }
 

@@ -55,7 +55,10 @@ pub(crate) struct End {
 
 /// Reads all segments into an index.
 pub(crate) fn recover(dir: &Path) -> Result<(Index, End, Vec<Damage>), Error> {
-    let mut index = Index::default();
+    let mut index = Index {
+        is_recovering: true,
+        ..Index::default()
+    };
     let mut damage = Vec::new();
     let mut end = End {
         segment: None,
@@ -92,16 +95,7 @@ pub(crate) fn recover(dir: &Path) -> Result<(Index, End, Vec<Damage>), Error> {
             offset,
         };
     }
-    let open: Vec<JobKey> = index
-        .jobs
-        .iter()
-        .filter(|(_, job)| job.tasks.is_none())
-        .map(|(job, _)| *job)
-        .collect();
-    for job in open {
-        // Its submission was never acknowledged.
-        index.remove(job);
-    }
+    index.recovered();
     Ok((index, end, damage))
 }
 
