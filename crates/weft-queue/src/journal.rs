@@ -156,6 +156,10 @@ impl Journal {
     /// The payloads of some tasks of a job; `None` when the job or a task is not known, or a
     /// record is damaged.
     pub fn payloads(&self, job: JobKey, first: u32, count: u32) -> Option<Vec<Bytes>> {
+        settled(|| self.payloads_once(job, first, count))
+    }
+
+    fn payloads_once(&self, job: JobKey, first: u32, count: u32) -> Option<Vec<Bytes>> {
         let chunks: Vec<Chunk> = {
             let index = self.shared.index.read();
             let job = index.jobs.get(&job)?;
@@ -192,6 +196,10 @@ impl Journal {
     /// time with the square of their number. `None` when the job or the task is not known, or the
     /// record is damaged.
     pub fn payloads_beside(&self, job: JobKey, task: u32) -> Option<(Range<u32>, Vec<Bytes>)> {
+        settled(|| self.payloads_beside_once(job, task))
+    }
+
+    fn payloads_beside_once(&self, job: JobKey, task: u32) -> Option<(Range<u32>, Vec<Bytes>)> {
         let chunk = *self.shared.index.read().jobs.get(&job)?.chunk(task)?;
         let found = match chunk.payloads {
             None => Vec::new(),
@@ -203,14 +211,24 @@ impl Journal {
 
     /// The result of a task; `None` when there is none or it is damaged.
     pub fn result(&self, job: JobKey, task: u32) -> Option<ResultEntry> {
-        let location = self.shared.index.read().jobs.get(&job)?.result(task)?;
-        let entry = self.shared.reader.result(location)?;
-        // A segment may have been copied away between the look and the read.
-        (entry.job == job && entry.task == task).then_some(entry)
+        settled(|| {
+            let location = self.shared.index.read().jobs.get(&job)?.result(task)?;
+            let entry = self.shared.reader.result(location)?;
+            (entry.job == job && entry.task == task).then_some(entry)
+        })
     }
 
     /// The attempts of a task that were noted, in their order; those that are damaged are left out.
     pub fn notes(&self, job: JobKey, task: u32) -> Vec<NoteEntry> {
+        let whole = settled(|| {
+            let (notes, missing) = self.notes_once(job, task);
+            (missing == 0).then_some(notes)
+        });
+        whole.unwrap_or_else(|| self.notes_once(job, task).0)
+    }
+
+    /// What can be read, and how many cannot.
+    fn notes_once(&self, job: JobKey, task: u32) -> (Vec<NoteEntry>, usize) {
         let noted: Vec<Noted> = {
             let index = self.shared.index.read();
             let job = index.jobs.get(&job);
@@ -235,8 +253,16 @@ impl Journal {
                 _ => None,
             }
         };
-        noted.iter().filter_map(read).collect()
+        let notes: Vec<NoteEntry> = noted.iter().filter_map(read).collect();
+        let missing = noted.len() - notes.len();
+        (notes, missing)
     }
+}
+
+/// Reads again what could not be read: its segment may have been copied away and removed after the
+/// look at the index, which knows the new place since.
+fn settled<T>(read: impl Fn() -> Option<T>) -> Option<T> {
+    (0..3).find_map(|_| read())
 }
 
 fn lock(dir: &Path) -> Result<File, Error> {

@@ -337,7 +337,7 @@ fn check_model(journal: &Journal, model: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn small_segments_come_and_go_and_nothing_that_lives_is_lost(steps in steps()) {
