@@ -486,7 +486,15 @@ mod tests {
     fn every_figure_of_the_alert_rules_exists() {
         let metrics = Metrics::new();
         metrics.certificate("ca", Timestamp(0));
-        let text = metrics.encode(&Gauges::default(), &[]).unwrap();
+        let counts = weft_types::TaskCounts {
+            dead: 1,
+            ..Default::default()
+        };
+        let gauges = Gauges {
+            counts: [("default".to_owned(), counts)].into(),
+            ..Gauges::default()
+        };
+        let text = metrics.encode(&gauges, &[]).unwrap();
         let known: Vec<&str> = text
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
