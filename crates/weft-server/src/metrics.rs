@@ -486,7 +486,9 @@ mod tests {
     fn every_figure_of_the_alert_rules_exists() {
         let metrics = Metrics::new();
         metrics.certificate("ca", Timestamp(0));
+        metrics.failed(Reason::NodeLost, 1);
         let counts = weft_types::TaskCounts {
+            queued: 1,
             dead: 1,
             ..Default::default()
         };
