@@ -105,6 +105,7 @@ fn report_moves(table: &mut Table, moved_ms: Vec<f64>) {
 /// Kills an agent that has tasks; milliseconds until each of them runs elsewhere. The agent is back
 /// afterwards.
 fn kill_one(cluster: &Cluster, agents: &mut [AgentProcess], victim: usize) -> Vec<f64> {
+    cluster.wait_for_healthy(agents.len());
     let starts = tempfile::tempdir().expect("a temporary directory");
     let job = submit_watched(cluster, starts.path());
     eventually("every task runs", PATIENCE, || {
