@@ -92,6 +92,84 @@ impl<'de> Deserialize<'de> for JobId {
     }
 }
 
+/// Identifies a workload for its whole life, whatever becomes of its name: `wl-` and 13 characters
+/// of the same base 32 as a job's id. A workload that is deleted and applied again is another one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkloadId(pub u64);
+
+/// One instance of a workload on one node: `wl-…-7`. Its number is never given twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnitId {
+    /// Whose instance it is.
+    pub workload: WorkloadId,
+    /// Which one, from 1.
+    pub number: u32,
+}
+
+impl fmt::Display for WorkloadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let job = JobId(self.0).to_string();
+        write!(f, "wl-{}", &job["job-".len()..])
+    }
+}
+
+impl FromStr for WorkloadId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let malformed = || format!("`{text}` is not a workload id: expected wl- and 13 characters");
+        let digits = text.strip_prefix("wl-").ok_or_else(malformed)?;
+        let job: JobId = format!("job-{digits}").parse().map_err(|_| malformed())?;
+        Ok(Self(job.0))
+    }
+}
+
+impl fmt::Display for UnitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.workload, self.number)
+    }
+}
+
+impl FromStr for UnitId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let malformed = || format!("`{text}` is not a unit id: expected wl-…-NUMBER");
+        let (workload, number) = text.rsplit_once('-').ok_or_else(malformed)?;
+        Ok(Self {
+            workload: workload.parse()?,
+            number: number.parse().map_err(|_| malformed())?,
+        })
+    }
+}
+
+macro_rules! text_form {
+    ($name:ident) => {
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?
+                    .parse()
+                    .map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+
+text_form!(WorkloadId);
+text_form!(UnitId);
+
 fn check_name(what: &str, text: &str) -> Result<(), String> {
     let allowed =
         |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');

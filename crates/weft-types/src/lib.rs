@@ -13,6 +13,7 @@ mod id;
 mod parse;
 mod reason;
 mod resources;
+mod service;
 mod state;
 mod task;
 mod time;
@@ -22,13 +23,19 @@ mod workload;
 pub use deadline::Deadline;
 pub use graph::{MAX_TASK_DEPENDENCIES, TaskGraph, TaskGraphBuilder};
 pub use hash::BlobHash;
-pub use id::{JobId, MAX_NAME_BYTES, Namespace, NodeId, WorkloadName};
+pub use id::{JobId, MAX_NAME_BYTES, Namespace, NodeId, UnitId, WorkloadId, WorkloadName};
 pub use parse::{
     FieldError, MAX_WORKLOAD_FILE_BYTES, SourceFormat, parse_json, parse_toml, parse_workload,
 };
 pub use reason::{Class, Failure, Reason};
 pub use resources::{GpuRequest, NodeCapacity, Resources};
-pub use state::{JobState, NodeState, NodeValidity, TaskState};
+pub use service::{
+    AccessMode, CloudInit, ComposeSource, ComposeSpec, ContainerSpec, DiskSpec, EnvFrom, GitSource,
+    HealthCheck, HealthProbe, HttpProbe, ImageFormat, Login, MAX_REPLICAS, NetworkMode,
+    NetworkSpec, Percent, PortSpec, Protocol, Replicas, RestartPolicy, RestartWhen, Retain,
+    Scaling, UpdateSpec, VmImage, VmNetworkMode, VmSpec, VolumeClass, VolumeSpec,
+};
+pub use state::{JobState, NodeState, NodeValidity, TaskState, WorkloadState};
 pub use task::{MAX_INLINE_DATA_BYTES, TaskCounts, TaskInput, TaskSpec};
 pub use time::{
     Timestamp, format_duration, parse_duration, parse_rfc3339, rfc3339, serde_duration,

@@ -170,21 +170,19 @@ impl Workload {
             ));
         }
         self.check_runtime()?;
+        self.check_kept_running()?;
         self.check_tasks()?;
         self.check_limits()
     }
 
     fn check_runtime(&self) -> Result<(), FieldError> {
-        if self.run == Run::Service {
-            return Err(FieldError::new(
-                "run",
-                "services are not supported yet; write `run: job`",
-            ));
-        }
         let parts = [
             (RuntimeKind::Op, self.op.is_some()),
             (RuntimeKind::Wasm, self.wasm.is_some()),
             (RuntimeKind::Process, self.process.is_some()),
+            (RuntimeKind::Container, self.container.is_some()),
+            (RuntimeKind::Compose, self.compose.is_some()),
+            (RuntimeKind::Vm, self.vm.is_some()),
         ];
         for (kind, given) in parts {
             if given && kind != self.runtime {
@@ -193,6 +191,9 @@ impl Workload {
                     format!("given, but `runtime` is {}", self.runtime),
                 ));
             }
+        }
+        if self.run == Run::Service {
+            return Ok(());
         }
         match self.runtime {
             RuntimeKind::Op if self.op.is_none() && !self.every_task_has_an_op() => Err(
@@ -203,7 +204,9 @@ impl Workload {
             RuntimeKind::Process => self.check_process(),
             other => Err(FieldError::new(
                 "runtime",
-                format!("{other} is not supported yet; use op, wasm or process"),
+                format!(
+                    "{other} is not supported for jobs yet; use op, wasm or process, or write `run: service`"
+                ),
             )),
         }
     }
@@ -341,10 +344,10 @@ impl Workload {
                 "budgets are not supported yet; leave it out",
             ));
         }
-        if self.exclusive {
+        if self.exclusive && self.run == Run::Job {
             return Err(FieldError::new(
                 "exclusive",
-                "exclusive work is not supported yet; leave it out",
+                "only services can be exclusive yet; leave it out",
             ));
         }
         Ok(())
@@ -405,7 +408,7 @@ fn check_file_name(file: &str) -> Result<(), FieldError> {
     }
 }
 
-fn check_args(path: &str, args: &[String]) -> Result<(), FieldError> {
+pub(crate) fn check_args(path: &str, args: &[String]) -> Result<(), FieldError> {
     if args.len() > MAX_ARGS {
         return Err(FieldError::new(
             path,
@@ -421,7 +424,7 @@ fn check_args(path: &str, args: &[String]) -> Result<(), FieldError> {
     }
 }
 
-fn check_env(
+pub(crate) fn check_env(
     path: &str,
     env: &std::collections::BTreeMap<String, String>,
 ) -> Result<(), FieldError> {

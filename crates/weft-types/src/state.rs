@@ -98,6 +98,29 @@ impl JobState {
 }
 
 words! {
+    /// Where a service, or one unit of it, is in its life:
+    /// `pending → placing → starting → running → succeeded | failed | stopped`.
+    WorkloadState {
+        /// Waits for the scheduler, or for its next try.
+        Pending = "pending", 0;
+        /// A node is looked for.
+        Placing = "placing", 1;
+        /// A node prepares and starts it.
+        Starting = "starting", 2;
+        /// It runs; a unit with a health check has passed it.
+        Running = "running", 3;
+        /// Ended well.
+        Succeeded = "succeeded", 4;
+        /// Ended badly, or does not pass its health check.
+        Failed = "failed", 5;
+        /// Somebody stopped it.
+        Stopped = "stopped", 6;
+        /// Its node cannot be heard.
+        Unknown = "unknown", 7;
+    }
+}
+
+words! {
     /// What the control plane believes of a node: `healthy → suspect → offline`.
     NodeState {
         /// Its heartbeats arrive.

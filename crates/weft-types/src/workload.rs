@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BlobHash, Deadline, Money, Namespace, Program, Reason, Resources, TaskSpec, WorkloadName,
+    BlobHash, ComposeSpec, ContainerSpec, Deadline, Money, Namespace, Program, Reason, Replicas,
+    Resources, Scaling, TaskSpec, UpdateSpec, VmSpec, WorkloadName,
 };
 
 /// The most tasks one job may have.
@@ -321,6 +322,24 @@ pub struct Workload {
     /// The command of a `process` workload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessSpec>,
+    /// The container of a `container` workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Box<ContainerSpec>>,
+    /// The application of a `compose` workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compose: Option<Box<ComposeSpec>>,
+    /// The machine of a `vm` workload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Box<VmSpec>>,
+    /// How many replicas a service has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<Replicas>,
+    /// When the number of replicas follows the load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<Scaling>,
+    /// How a new revision of a service takes the place of the old one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateSpec>,
     /// Which tasks it has: files or an array.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inputs: Option<Inputs>,

@@ -282,10 +282,11 @@ async fn jobs_are_cancelled_and_tried_again_at_every_door() {
         .ask(&json!({"id": "x", "type": "stop", "subscription": "r"}))
         .await;
     assert_eq!(stopped["type"], "stopped", "{stopped}");
-    // Its `end` may have come before `stopped`; the id is free in any case.
-    ws.send(&json!({"id": "r", "type": "results", "job": second, "wait": "0s"}))
+    // The id of the stopped subscription is free after its `end`, which may come before or after
+    // `stopped`.
+    ws.send(&json!({"id": "s", "type": "results", "job": second, "wait": "0s"}))
         .await;
-    let end = ws.answer("r").await;
+    let end = ws.answer("s").await;
     assert_eq!(
         (&end["type"], &end["complete"]),
         (&json!("end"), &json!(false)),

@@ -23,11 +23,16 @@ use crate::state::Server;
 const MAX_BATCH: usize = 256;
 /// The longest that one call of the queue waits for a job.
 const TAKE_WAIT: Duration = Duration::from_secs(2);
+/// The most kilobytes of jobs, as they were pushed, that are in memory.
+const MAX_KILOBYTES: u32 = 128 << 10;
 /// The most ended jobs of a door that are remembered, so that a repeated one is recognised.
 /// They would fill the dispatcher otherwise: whoever pushes has the result in the queue.
 const MAX_REMEMBERED: usize = 10_000;
 /// How often a job is submitted: the one that its key led to may be forgotten at that moment.
 const MAX_SUBMISSIONS: usize = 2;
+
+/// What a job in flight takes: one of the jobs, and its bytes.
+type Room = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
 
 /// One queue's way to the dispatcher and back.
 pub(super) struct Door {
@@ -37,6 +42,7 @@ pub(super) struct Door {
     max_deliveries: u32,
     batch: usize,
     room: Arc<Semaphore>,
+    kilobytes: Arc<Semaphore>,
     metrics: QueueMetrics,
     working: Working,
     ended: Mutex<VecDeque<JobId>>,
@@ -57,6 +63,7 @@ impl Door {
             max_deliveries: limits.max_deliveries,
             batch: MAX_BATCH.min(limits.max_in_flight),
             room: Arc::new(Semaphore::new(limits.max_in_flight)),
+            kilobytes: Arc::new(Semaphore::new(MAX_KILOBYTES as usize)),
             working: Working::default(),
             ended: Mutex::default(),
         }
@@ -88,8 +95,11 @@ impl Door {
                     away.answered();
                     self.metrics.connected.set(1);
                     for delivery in taken {
-                        let permit = permits.pop();
-                        tokio::spawn(Arc::clone(&self).one(delivery, permit));
+                        let Some(bytes) = self.room_for_bytes(&delivery).await else {
+                            return;
+                        };
+                        let room = (permits.pop(), bytes);
+                        tokio::spawn(Arc::clone(&self).one(delivery, room));
                     }
                 }
                 Err(error) => {
@@ -115,6 +125,14 @@ impl Door {
         Some(permits)
     }
 
+    /// Room for the bytes of a job, which are in memory until it ends.
+    async fn room_for_bytes(&self, delivery: &Delivery) -> Option<OwnedSemaphorePermit> {
+        let kilobytes = u32::try_from(delivery.body.len().div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let wanted = kilobytes.clamp(1, MAX_KILOBYTES);
+        let room = Arc::clone(&self.kilobytes).acquire_many_owned(wanted);
+        room.await.ok()
+    }
+
     /// Keeps what is held, and looks how much waits.
     async fn renew_all(&self) {
         loop {
@@ -131,7 +149,7 @@ impl Door {
     }
 
     /// Works on one job; ends early when the server stops, which leaves the job in the queue.
-    async fn one(self: Arc<Self>, delivery: Delivery, permit: Option<OwnedSemaphorePermit>) {
+    async fn one(self: Arc<Self>, delivery: Delivery, room: Room) {
         self.metrics.taken.inc();
         if delivery.receipt.deliveries > 1 {
             self.metrics.redelivered.inc();
@@ -143,7 +161,7 @@ impl Door {
             () = stopping.cancelled() => {}
         }
         self.metrics.in_flight.dec();
-        drop(permit);
+        drop(room);
     }
 
     async fn work(&self, delivery: Delivery) {
@@ -266,43 +284,47 @@ impl Door {
     }
 
     async fn ack(&self, delivery: &Delivery, id: &str, view: Option<&JobView>) -> Acked {
-        let mut away = Away::new(self.codec.queue());
+        let mut backoff = Backoff::new();
         loop {
-            let done = match view {
-                Some(view) => answer(&self.server, &*self.queue, self.codec, id, view).await,
-                None => Ok(gone(self.codec, id, rfc3339(self.server.clock.wall()))),
-            };
-            let acked = match done {
-                Ok(done) => self
-                    .queue
-                    .ack(&delivery.receipt, &done)
-                    .await
-                    .map_err(Error::from),
-                Err(error) => Err(error),
+            let acked = match self.try_ack(delivery, id, view).await {
+                Ok(acked) => acked,
+                Err(error) => {
+                    self.failed(&error, &mut backoff).await;
+                    continue;
+                }
             };
             match acked {
-                Ok(acked) => {
-                    match acked {
-                        Acked::Done => self.metrics.acked.inc(),
-                        Acked::Stale => self.metrics.stale.inc(),
-                        Acked::NameTaken => 0,
-                    };
-                    return acked;
-                }
-                Err(error) => {
-                    self.metrics.errors.inc();
-                    away.wait(&error).await;
-                }
-            }
+                Acked::Done => self.metrics.acked.inc(),
+                Acked::Stale => self.metrics.stale.inc(),
+                Acked::NameTaken => 0,
+            };
+            return acked;
         }
     }
 
+    async fn try_ack(
+        &self,
+        delivery: &Delivery,
+        id: &str,
+        view: Option<&JobView>,
+    ) -> Result<Acked, Error> {
+        let done = match view {
+            Some(view) => answer(&self.server, &*self.queue, self.codec, id, view).await?,
+            None => gone(self.codec, id, rfc3339(self.server.clock.wall())),
+        };
+        Ok(self.queue.ack(&delivery.receipt, &done).await?)
+    }
+
     async fn reject(&self, delivery: &Delivery, refusal: Refusal) {
-        let queue = self.codec.queue();
-        tracing::warn!(queue, id = refusal.id, reason = %refusal.reason.as_str(), detail = refusal.detail, "a job is refused");
         let at = rfc3339(self.server.clock.wall());
         let letter = DeadLetter::new(delivery, refusal.id, refusal.reason, refusal.detail, at);
-        let mut away = Away::new(queue);
+        tracing::info!(
+            queue = self.codec.queue(),
+            id = letter.job_id,
+            detail = letter.detail,
+            "a dead letter"
+        );
+        let mut backoff = Backoff::new();
         loop {
             match self.queue.reject(&delivery.receipt, &letter).await {
                 Ok(Acked::Done) => {
@@ -313,12 +335,17 @@ impl Door {
                     self.metrics.stale.inc();
                     return;
                 }
-                Err(error) => {
-                    self.metrics.errors.inc();
-                    away.wait(&error).await;
-                }
+                Err(error) => self.failed(&error.into(), &mut backoff).await,
             }
         }
+    }
+
+    /// A job's end could not be told: waits before it is tried again. That the queue is away is
+    /// said in the log by whoever takes from it, once for all jobs.
+    async fn failed(&self, error: &Error, backoff: &mut Backoff) {
+        self.metrics.errors.inc();
+        tracing::debug!(queue = self.codec.queue(), %error, "an end could not be told yet");
+        tokio::time::sleep(backoff.next_wait()).await;
     }
 
     /// Forgets the oldest of the jobs that this door brought in, once there are many.

@@ -1,0 +1,1 @@
+//! Compose applications, by the reference implementation found on the node.

@@ -1,0 +1,1 @@
+//! Containers without an engine: images, mounts, networks and an OCI runtime.
