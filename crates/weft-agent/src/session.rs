@@ -134,6 +134,7 @@ impl Sessions {
             held: self.executor.held(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             last_epoch: self.last_epoch,
+            peer_port: 0,
         }
     }
 
@@ -191,6 +192,7 @@ impl Sessions {
                     goodbye.code
                 ))));
             }
+            Answer::Beat(_) | Answer::Units(_) | Answer::Endpoints(_) | Answer::Open(_) => {}
             Answer::Welcome(_) | Answer::Renewed(_) => {}
         }
         None

@@ -12,6 +12,7 @@ mod job;
 mod node;
 mod problem;
 mod token;
+mod workload;
 mod ws;
 
 pub use admin::{AdminFile, Health, VersionView};
@@ -26,6 +27,11 @@ pub use node::{BreakerState, CertificateView, NodePatch, NodeView, UsageView};
 pub use problem::{PROBLEM_CONTENT_TYPE, Problem, ProblemField};
 pub use token::{TokenCreated, TokenRequest, TokenView};
 pub use weft_types::{parse_rfc3339, rfc3339};
+pub use workload::{
+    Applied, ApplyOutcome, ChangeView, ExecEnd, PlanView, PlannedUnit, ReplicasView, RolloutPhase,
+    RolloutView, SecretRequest, SecretView, TerminalSize, UnitLoadView, UnitLogView, UnitView,
+    WorkloadPatch, WorkloadView, exec_channel,
+};
 pub use ws::{
     MAX_WS_ID_BYTES, MAX_WS_SEEN_RANGES, WsAnswer, WsCall, WsKind, WsMessage, WsRefused, WsRequest,
     WsRequestFields, WsResults,

@@ -5,6 +5,7 @@
 //! | [`liveness`] | which nodes live: leases, epochs, suspicion, cordon and drain |
 //! | [`dispatch`] | which task goes to which node, and what becomes of its reports |
 //! | [`retry`] | how long a failed task waits before it is tried again |
+//! | [`service`] | which units a service has, where, and when they are replaced |
 //! | [`breaker`] | when a node that fails everything gets no more work |
 //!
 //! Every machine has the shape `(state, now, input) → outputs`. A shell (the server, or the
@@ -35,6 +36,7 @@ pub mod liveness;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod retry;
+pub mod service;
 
 mod idmap;
 mod time;

@@ -388,6 +388,38 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// A job of this kind with nothing in it yet.
+    pub fn new(runtime: RuntimeKind) -> Self {
+        Self {
+            api_version: None,
+            name: None,
+            namespace: Namespace::default(),
+            run: Run::Job,
+            runtime,
+            op: None,
+            wasm: None,
+            process: None,
+            container: None,
+            compose: None,
+            vm: None,
+            replicas: None,
+            scaling: None,
+            update: None,
+            inputs: None,
+            tasks: Vec::new(),
+            resources: None,
+            placement: PlacementSpec::default(),
+            retry: RetryPolicy::default(),
+            timeout: None,
+            after: Vec::new(),
+            deadline: None,
+            speculate: false,
+            priority: 0,
+            exclusive: false,
+            budget: None,
+        }
+    }
+
     /// What each task needs: as written, or the default of the runtime.
     pub fn resources(&self) -> Resources {
         match (&self.resources, self.runtime) {

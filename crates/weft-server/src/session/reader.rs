@@ -69,6 +69,7 @@ impl Reader {
                 Ok(())
             }
             Some(Message::Renew(request)) => self.renew(&request).await,
+            Some(Message::Units(_) | Message::Loads(_)) => Ok(()),
             Some(Message::Hello(_)) => {
                 Err(Status::invalid_argument("hello: a session has only one"))
             }

@@ -64,6 +64,7 @@ type MessageStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl v1::agent_server::Agent for AgentService {
     type SessionStream = MessageStream<v1::ServerMessage>;
     type GetBlobStream = MessageStream<v1::BlobChunk>;
+    type TunnelStream = MessageStream<v1::TunnelFrame>;
 
     async fn join(
         &self,
@@ -105,6 +106,14 @@ impl v1::agent_server::Agent for AgentService {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(encoded))))
+    }
+
+    async fn tunnel(
+        &self,
+        request: Request<Streaming<v1::TunnelFrame>>,
+    ) -> Result<Response<Self::TunnelStream>, Status> {
+        self.node(&request)?;
+        Err(Status::not_found("nobody asked for this tunnel"))
     }
 
     async fn get_blob(

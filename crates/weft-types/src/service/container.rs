@@ -96,8 +96,7 @@ pub enum Protocol {
     Http,
 }
 
-/// A port of a service: reachable under `port` on every node that runs a replica, and answered by
-/// any ready replica.
+/// A port of a service: reachable under `port` on every node, and answered by any ready replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 pub struct PortSpec {
     /// On the nodes.

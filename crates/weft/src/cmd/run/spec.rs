@@ -94,31 +94,6 @@ fn from_flags(args: &RunArgs) -> Result<Workload, Failed> {
     Ok(workload)
 }
 
-fn empty(runtime: RuntimeKind) -> Workload {
-    Workload {
-        api_version: None,
-        name: None,
-        namespace: weft_types::Namespace::default(),
-        run: weft_types::Run::Job,
-        runtime,
-        op: None,
-        wasm: None,
-        process: None,
-        inputs: None,
-        tasks: Vec::new(),
-        resources: None,
-        placement: weft_types::PlacementSpec::default(),
-        retry: weft_types::RetryPolicy::default(),
-        timeout: None,
-        after: Vec::new(),
-        deadline: None,
-        speculate: false,
-        priority: 0,
-        exclusive: false,
-        budget: None,
-    }
-}
-
 /// `crc32c`, `counteq=10` or a program as JSON.
 fn program(text: &str) -> Result<Program, Failed> {
     let json = if text.trim_start().starts_with('{') {

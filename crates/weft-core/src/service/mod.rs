@@ -1,0 +1,3 @@
+//! Services: what is kept running, and the decisions that keep it so.
+
+pub mod record;
