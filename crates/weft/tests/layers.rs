@@ -20,6 +20,9 @@ const LAYERS: &[&[&str]] = &[
         "weft-runtime",
         "weft-api",
     ],
+    &["weft-unit"],
+    &["weft-volumes"],
+    &["weft-engine", "weft-oci", "weft-compose", "weft-vm", "weft-proxy"],
     &["weft-agent", "weft-server", "weft-client"],
     &["weft", "weft-sim"],
 ];

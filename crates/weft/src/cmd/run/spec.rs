@@ -60,7 +60,7 @@ fn prefixed(file: &str, error: FieldError) -> FieldError {
 }
 
 fn from_flags(args: &RunArgs) -> Result<Workload, Failed> {
-    let mut workload = empty(match (&args.op, &args.wasm) {
+    let mut workload = Workload::new(match (&args.op, &args.wasm) {
         (Some(_), _) => RuntimeKind::Op,
         (_, Some(_)) => RuntimeKind::Wasm,
         _ => RuntimeKind::Process,

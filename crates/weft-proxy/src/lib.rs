@@ -1,0 +1,1 @@
+//! Published ports of services: a proxy on every node, and mutual TLS between nodes.
