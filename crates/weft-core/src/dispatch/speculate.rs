@@ -61,6 +61,8 @@ struct Second {
     attempt: u32,
     /// Who runs it; `None` when it is over.
     node: Option<u16>,
+    /// The greatest attempt of the task from before a restart that was refused, 0 for none.
+    refused: u32,
 }
 
 /// A histogram of run times, by their logarithm: a quantile is right to a fifth.
@@ -111,7 +113,8 @@ impl Job {
     /// The attempt that comes next: greater than all before.
     pub(super) fn next_attempt(&self, task: u32) -> u32 {
         let first = self.table.get(task).map_or(0, |cell| cell.attempt());
-        let second = self.second(task).map_or(0, |second| second.attempt);
+        let second = self.second(task);
+        let second = second.map_or(0, |second| second.attempt.max(second.refused));
         first.max(second) + 1
     }
 
@@ -163,6 +166,7 @@ impl Job {
             let first = Second {
                 attempt: cell.attempt(),
                 node: cell.node(),
+                refused: second.refused,
             };
             cell.set_attempt(second.attempt);
             cell.set_node(second.node);
@@ -205,9 +209,14 @@ impl Job {
             && at.attempt >= next
             && at.attempt < MAX_ATTEMPT
         {
-            let (attempt, node) = (at.attempt, None);
-            let known = speculation.seconds.entry(at.task);
-            known.or_insert(Second { attempt, node }).attempt = attempt;
+            let none = Second {
+                attempt: 0,
+                node: None,
+                refused: 0,
+            };
+            // The attempt that may be out keeps its number: its node reports it under that.
+            let known = speculation.seconds.entry(at.task).or_insert(none);
+            known.refused = at.attempt;
         }
     }
 
@@ -318,7 +327,12 @@ impl Machine {
         let job = self.jobs.at_mut(slot)?;
         let node = Some(node_slot);
         let speculation = job.speculation.as_mut()?;
-        speculation.seconds.insert(task, Second { attempt, node });
+        let second = Second {
+            attempt,
+            node,
+            refused: 0,
+        };
+        speculation.seconds.insert(task, second);
         let id = job.id;
         let node = self.nodes.get_mut(node_slot)?;
         node.hold(slot, class, 1, 1);

@@ -104,6 +104,24 @@ fn a_lost_node_leaves_the_other_attempt_running() {
 }
 
 #[test]
+fn an_attempt_from_before_a_restart_does_not_take_the_number_of_the_second() {
+    let (mut scene, first) = with_straggler();
+    let second = second(&mut scene);
+    let old = TaskRef {
+        attempt: 3,
+        ..first
+    };
+    scene.held.entry(id("c")).or_default().insert(old);
+    scene.up("c", 4);
+    assert!(scene.on("c").is_empty(), "refused");
+    let failed = Outcome::Failed(Reason::RuntimeError);
+    assert_eq!(scene.finish("a", first, failed), Verdict::Retry);
+    let verdict = scene.finish("b", second, Outcome::Completed);
+    assert_eq!(verdict, Verdict::Record(TaskState::Completed));
+    assert_eq!(scene.jobs[&JOB], JobState::Succeeded);
+}
+
+#[test]
 fn a_node_that_comes_back_goes_on_with_its_second_attempt() {
     let (mut scene, _) = with_straggler();
     let second = second(&mut scene);
