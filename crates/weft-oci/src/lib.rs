@@ -1,1 +1,5 @@
 //! Containers without an engine: images, mounts, networks and an OCI runtime.
+mod error;
+mod image;
+mod unpack;
+pub use error::Error;
