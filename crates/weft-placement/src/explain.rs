@@ -6,10 +6,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::filter::{Refusal, RefusalKind, refuse};
-use crate::index::Slot;
+use crate::free::Free;
 use crate::nearest::{NearestChange, nearest};
 use crate::score::{Neighbours, Score, score};
-use crate::{CandidateId, Request};
+use crate::{Candidate, CandidateId, Request};
 
 /// What was thought of one candidate.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -45,20 +45,50 @@ pub struct Explanation {
     pub nearest: Option<NearestChange>,
 }
 
-pub(crate) fn explain<'a>(
+/// A candidate with what the caller knows to be free of it and to run beside the unit.
+#[derive(Clone, Copy, Debug)]
+pub struct Room<'a> {
+    /// The candidate's number.
+    pub id: CandidateId,
+    /// The candidate.
+    pub candidate: &'a Candidate,
+    /// What of it is not reserved.
+    pub free: &'a Free,
+    /// Units on it that count as neighbours.
+    pub on_node: u32,
+    /// Units in its zone that count as neighbours.
+    pub in_zone: u32,
+}
+
+impl Room<'_> {
+    /// The first filter that refuses it; `None` when one more unit may run there.
+    pub fn refusal(&self, request: &Request) -> Option<Refusal> {
+        refuse(request, self.candidate, self.free)
+    }
+}
+
+/// How a unit would be placed in one of these rooms: a full scan, for callers that account for
+/// what is free themselves.
+pub fn consider<'a>(
     request: &Request,
-    slots: impl Iterator<Item = (CandidateId, &'a Slot, Neighbours)> + Clone,
+    rooms: impl Iterator<Item = Room<'a>> + Clone,
 ) -> Explanation {
-    let mut considered: Vec<Considered> = slots
+    let mut considered: Vec<Considered> = rooms
         .clone()
-        .map(|(id, slot, neighbours)| {
-            let verdict = match refuse(request, &slot.candidate, &slot.free) {
+        .map(|room| {
+            let verdict = match room.refusal(request) {
                 Some(refusal) => Verdict::Refused(refusal),
-                None => Verdict::Scored(score(request, &slot.candidate, &slot.free, neighbours)),
+                None => {
+                    let neighbours = Neighbours {
+                        on_node: room.on_node,
+                        in_zone: room.in_zone,
+                    };
+                    Verdict::Scored(score(request, room.candidate, room.free, neighbours))
+                }
             };
             Considered {
-                id,
-                key: slot.candidate.key.to_string(),
+                id: room.id,
+                key: room.candidate.key.to_string(),
                 verdict,
             }
         })
@@ -77,7 +107,7 @@ pub(crate) fn explain<'a>(
     let nearest = if chosen.is_some() {
         None
     } else {
-        nearest(request, slots.map(|(_, slot, _)| slot))
+        nearest(request, rooms)
     };
     Explanation {
         chosen,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_types::Spread;
 
-use crate::explain::{Explanation, explain};
+use crate::explain::{Explanation, Room, consider};
 use crate::filter::{closed, refuse, unsuitable};
 use crate::free::{Free, Taken};
 use crate::score::{Neighbours, total};
@@ -290,11 +290,11 @@ impl Index {
     /// How a unit of a class would be placed now, with every candidate that was considered.
     pub fn explain(&self, class: ClassId) -> Explanation {
         let request = &self.classes[class.0 as usize].request;
-        explain(
+        consider(
             request,
             self.slots
                 .iter()
-                .map(|(id, slot)| (*id, slot, self.neighbours(class, slot))),
+                .map(|(id, slot)| slot.room(*id, self.neighbours(class, slot))),
         )
     }
 
@@ -302,11 +302,11 @@ impl Index {
     pub fn explain_request(&self, request: &Request) -> Explanation {
         match self.known.get(request) {
             Some(class) => self.explain(*class),
-            None => explain(
+            None => consider(
                 request,
                 self.slots
                     .iter()
-                    .map(|(id, slot)| (*id, slot, Neighbours::default())),
+                    .map(|(id, slot)| slot.room(*id, Neighbours::default())),
             ),
         }
     }
@@ -333,6 +333,18 @@ impl Index {
             if slot.candidate.zone() == zone {
                 class.note(*id, self.slots.len());
             }
+        }
+    }
+}
+
+impl Slot {
+    fn room(&self, id: CandidateId, neighbours: Neighbours) -> Room<'_> {
+        Room {
+            id,
+            candidate: &self.candidate,
+            free: &self.free,
+            on_node: neighbours.on_node,
+            in_zone: neighbours.in_zone,
         }
     }
 }

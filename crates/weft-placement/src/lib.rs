@@ -21,7 +21,7 @@ mod model;
 mod nearest;
 mod score;
 
-pub use explain::{Considered, Explanation, Verdict};
+pub use explain::{Considered, Explanation, Room, Verdict, consider};
 pub use filter::{Refusal, RefusalKind};
 pub use free::Free;
 pub use index::{ClassId, Index};

@@ -7,8 +7,7 @@ use weft_types::{Bytes, Millicores, Resources};
 
 use crate::filter::{Refusal, short, too_small, unsuitable};
 use crate::free::Free;
-use crate::index::Slot;
-use crate::{Availability, ClosedReason, Request};
+use crate::{Availability, ClosedReason, Request, Room};
 
 /// One change, of the request or of a candidate.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -73,10 +72,10 @@ impl fmt::Display for NearestChange {
 /// less (the least part given up), then dropping a filter.
 pub(crate) fn nearest<'a>(
     request: &Request,
-    slots: impl Iterator<Item = &'a Slot>,
+    rooms: impl Iterator<Item = Room<'a>>,
 ) -> Option<NearestChange> {
-    let changes = slots.filter_map(|slot| {
-        change_for(request, slot).map(|(effort, change)| (effort, &slot.candidate.key, change))
+    let changes = rooms.filter_map(|room| {
+        change_for(request, room).map(|(effort, change)| (effort, &room.candidate.key, change))
     });
     let best = changes.min_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
     Some(best.map_or(NearestChange::AddNode, |(_, _, change)| change))
@@ -88,10 +87,10 @@ const OPEN: u64 = 10_000;
 const SHRINK: u64 = 20_000;
 const DROP: u64 = 30_000;
 
-fn change_for(request: &Request, slot: &Slot) -> Option<(u64, NearestChange)> {
-    let candidate = &slot.candidate;
+fn change_for(request: &Request, room: Room<'_>) -> Option<(u64, NearestChange)> {
+    let candidate = room.candidate;
     let node = candidate.key.to_string();
-    let is_small = too_small(request, candidate, &slot.free).is_some();
+    let is_small = too_small(request, candidate, room.free).is_some();
     let is_open = candidate.state == Availability::Open;
     match (unsuitable(request, candidate), candidate.state) {
         (Some(refusal), Availability::Open) if !is_small => {
@@ -108,7 +107,7 @@ fn change_for(request: &Request, slot: &Slot) -> Option<(u64, NearestChange)> {
         {
             Some((WAIT, NearestChange::Wait { node }))
         }
-        (None, _) if is_open => shrink(request, slot, node),
+        (None, _) if is_open => shrink(request, room, node),
         _ => None,
     }
 }
@@ -141,9 +140,9 @@ fn droppable(request: &Request, refusal: &Refusal) -> Option<String> {
 
 /// What the candidate has free, no more than was asked for; amounts that no work can do with are
 /// no suggestion.
-fn shrink(request: &Request, slot: &Slot, node: String) -> Option<(u64, NearestChange)> {
+fn shrink(request: &Request, room: Room<'_>, node: String) -> Option<(u64, NearestChange)> {
     let need = &request.resources;
-    let free = &slot.free;
+    let free = room.free;
     let resources = Resources {
         cpu: Millicores(need.cpu.0.min(free.cpu.0)),
         memory: Bytes(need.memory.0.min(short(free.memory).0)),
@@ -159,7 +158,7 @@ fn shrink(request: &Request, slot: &Slot, node: String) -> Option<(u64, NearestC
         resources: resources.clone(),
         ..request.clone()
     };
-    if too_small(&changed, &slot.candidate, free).is_some() {
+    if too_small(&changed, room.candidate, free).is_some() {
         return None;
     }
     let mut what = Vec::new();
