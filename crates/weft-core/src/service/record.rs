@@ -292,6 +292,21 @@ impl Assignment {
     }
 }
 
+impl Assignment {
+    /// The same unit, which is to stop. One that is to stop already keeps its first reason.
+    #[must_use]
+    pub fn stopping(&self, why: &str, now_ms: u64, keep_volumes: bool) -> Self {
+        let mut stopping = self.clone();
+        stopping.keep_volumes = keep_volumes;
+        if self.intent == Intent::Run {
+            stopping.intent = Intent::Stop;
+            stopping.why = why.to_owned();
+            stopping.stopping_ms = Some(now_ms);
+        }
+        stopping
+    }
+}
+
 impl UnitStatus {
     /// The key of a unit's status.
     pub fn key(unit: UnitId) -> String {

@@ -1,0 +1,511 @@
+//! Nodes with what they have and what is reserved on them.
+
+mod preempt;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_placement::{
+    Availability, Candidate, CandidateId, ClosedReason, Explanation, Free, NearestChange, Room,
+    Verdict, consider,
+};
+use weft_types::{NodeId, Reason, Resources, UnitId, WorkloadId};
+
+use super::need::{UnitRequest, resources_of};
+use super::record::{Assignment, Intent};
+use super::vocabulary::{Action, Plan};
+
+/// Whether a node can be trusted with units.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeHealth {
+    /// It lives and takes new units, unless its candidate is closed for another reason.
+    Usable,
+    /// Somebody closed it for new units.
+    Cordoned,
+    /// Somebody is moving its units away.
+    Draining,
+    /// Its heartbeat is late: nothing new, nothing is moved.
+    Suspect,
+    /// Its lease ended: its units count as lost.
+    ///
+    /// A node counts its own lease from when it sent the heartbeat that was answered, the server
+    /// counts from when it received it; so at this moment the node has already stopped its
+    /// exclusive units, and it starts none before it has registered again. An exclusive unit is
+    /// nevertheless assigned elsewhere only when its old assignment *was already* to stop in the
+    /// records that were read before this health: a node that registers in between is told to
+    /// stop it.
+    LeaseLost {
+        /// Since when, in milliseconds since the Unix epoch.
+        since_ms: u64,
+    },
+    /// Somebody removed it, but its lease may still run: it may act for up to one TTL.
+    Removed,
+    /// It is gone for good and cannot act any more.
+    Gone,
+}
+
+impl NodeHealth {
+    /// Whether what runs there counts as lost.
+    pub fn is_lost(self) -> bool {
+        matches!(self, Self::LeaseLost { .. } | Self::Removed | Self::Gone)
+    }
+
+    /// Whether it is certain that nothing exclusive runs there, or will again unless it is told to.
+    pub fn is_fenced(self) -> bool {
+        matches!(self, Self::LeaseLost { .. } | Self::Gone)
+    }
+
+    fn closed(self) -> Option<ClosedReason> {
+        match self {
+            Self::Usable => None,
+            Self::Cordoned => Some(ClosedReason::Cordoned),
+            Self::Draining => Some(ClosedReason::Draining),
+            Self::Suspect => Some(ClosedReason::Suspect),
+            Self::LeaseLost { .. } | Self::Removed | Self::Gone => Some(ClosedReason::Offline),
+        }
+    }
+}
+
+/// A unit as the board keeps it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct BoundUnit {
+    /// Where it is.
+    pub node: NodeId,
+    /// What it reserves until it is gone.
+    pub resources: Resources,
+    /// The priority of its workload when it was made.
+    pub priority: i32,
+    /// Whether it is to run.
+    pub intent: Intent,
+    /// Whether its node says that nothing of it is left.
+    pub gone: bool,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+}
+
+/// Room that is being made for a waiting workload.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Claim {
+    /// Where.
+    pub node: NodeId,
+    /// How much.
+    pub resources: Resources,
+    /// Whoever has a greater priority may take it nevertheless.
+    pub priority: i32,
+}
+
+/// A place for a unit.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Placed {
+    /// Where.
+    pub node: NodeId,
+    /// Every candidate with what was thought of it.
+    pub explanation: Explanation,
+}
+
+/// No place for a unit.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Refused {
+    /// `insufficient-resources` when a node would do if it had more free, else `no-candidate`.
+    pub reason: Reason,
+    /// In a sentence.
+    pub detail: String,
+    /// Every candidate with what was thought of it.
+    pub explanation: Explanation,
+    /// What would help.
+    pub nearest_change: Option<NearestChange>,
+}
+
+struct Node {
+    candidate: Candidate,
+    health: NodeHealth,
+    tasks: Resources,
+    free: Free,
+}
+
+/// Nodes with what they have, what assignments and tasks reserve there, and how they are.
+///
+/// Kept by the scheduler's shell, which feeds it from the store's watch and from liveness, and
+/// applies its own plans to it once they are written. Ties are broken by names only: the order in
+/// which nodes were added does not matter.
+pub struct Board {
+    nodes: BTreeMap<NodeId, Node>,
+    units: BTreeMap<UnitId, BoundUnit>,
+    by_node: BTreeMap<NodeId, BTreeSet<UnitId>>,
+    claims: BTreeMap<WorkloadId, Claim>,
+    is_settled: bool,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Board {
+    /// Without nodes.
+    pub fn new() -> Self {
+        Self {
+            nodes: BTreeMap::new(),
+            units: BTreeMap::new(),
+            by_node: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            is_settled: false,
+        }
+    }
+
+    /// From now on a node that is not known is [`NodeHealth::Gone`]. To be called one lease TTL
+    /// after this process began: until then a node that was removed just before may still act,
+    /// and counts as [`NodeHealth::Removed`].
+    pub fn settle(&mut self) {
+        self.is_settled = true;
+    }
+
+    /// Adds a node, or changes what is known of it; what is reserved stays. While it is
+    /// [`NodeHealth::Usable`] the candidate's own state decides whether it takes something new.
+    pub fn set_node(&mut self, node: NodeId, candidate: Candidate, health: NodeHealth) {
+        let tasks = self
+            .nodes
+            .get(&node)
+            .map_or_else(nothing, |known| known.tasks.clone());
+        let free = Free::all_of(&candidate.capacity);
+        let known = Node {
+            candidate,
+            health,
+            tasks,
+            free,
+        };
+        self.nodes.insert(node.clone(), known);
+        self.recount(&node);
+    }
+
+    /// How a node is now. Unknown nodes stay unknown.
+    pub fn set_health(&mut self, node: &NodeId, health: NodeHealth) {
+        if let Some(known) = self.nodes.get_mut(node) {
+            known.health = health;
+        }
+    }
+
+    /// A node is gone for good, and its lease is over. While its lease may still run, set it to
+    /// [`NodeHealth::Removed`] instead.
+    pub fn remove_node(&mut self, node: &NodeId) {
+        self.nodes.remove(node);
+    }
+
+    /// How much the tasks of jobs have reserved on a node now.
+    pub fn reserve_tasks(&mut self, node: &NodeId, resources: Resources) {
+        if let Some(known) = self.nodes.get_mut(node) {
+            known.tasks = resources;
+            self.recount(node);
+        }
+    }
+
+    /// An assignment as it is in the store, and whether its status says that nothing of it is left.
+    pub fn set_unit(&mut self, assignment: &Assignment, gone: bool) {
+        let unit = BoundUnit {
+            node: assignment.node.clone(),
+            resources: resources_of(&assignment.spec),
+            priority: assignment.spec.priority,
+            intent: assignment.intent,
+            gone,
+            created_ms: assignment.created_ms,
+        };
+        let node = unit.node.clone();
+        if let Some(before) = self.units.insert(assignment.unit, unit)
+            && before.node != node
+        {
+            self.unlist(assignment.unit, &before.node);
+        }
+        let here = self.by_node.entry(node.clone()).or_default();
+        here.insert(assignment.unit);
+        self.recount(&node);
+    }
+
+    /// An assignment is not in the store any more.
+    pub fn remove_unit(&mut self, unit: UnitId) {
+        if let Some(before) = self.units.remove(&unit) {
+            self.unlist(unit, &before.node);
+        }
+    }
+
+    /// Takes over what a plan of this workload changes, once it is written. The claim of an empty
+    /// plan counts as well: call it after every plan.
+    pub fn apply(&mut self, workload: WorkloadId, plan: &Plan) {
+        match &plan.claim {
+            Some(claim) => self.claims.insert(workload, claim.clone()),
+            None => self.claims.remove(&workload),
+        };
+        for action in &plan.actions {
+            match action {
+                Action::Assign(assignment) => self.set_unit(assignment, false),
+                Action::Stop(assignment) => {
+                    let gone = self.units.get(&assignment.unit).is_some_and(|u| u.gone);
+                    self.set_unit(assignment, gone);
+                }
+                Action::Forget { unit } => self.remove_unit(*unit),
+                Action::Preempt { unit, .. } => {
+                    if let Some(bound) = self.units.get_mut(unit) {
+                        bound.intent = Intent::Stop;
+                    }
+                }
+                Action::SetRollout(_)
+                | Action::SetRetry(_)
+                | Action::DeleteWorkload
+                | Action::Event { .. } => {}
+            }
+        }
+    }
+
+    /// How a node is.
+    pub fn health(&self, node: &NodeId) -> NodeHealth {
+        match self.nodes.get(node) {
+            Some(known) => known.health,
+            None if self.is_settled => NodeHealth::Gone,
+            None => NodeHealth::Removed,
+        }
+    }
+
+    /// Every node in the order of names, with what of it is not reserved.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeId, &Candidate, NodeHealth, &Free)> {
+        self.nodes
+            .iter()
+            .map(|(id, node)| (id, &node.candidate, node.health, &node.free))
+    }
+
+    /// Every unit.
+    pub fn units(&self) -> impl Iterator<Item = (UnitId, &BoundUnit)> {
+        self.units.iter().map(|(id, unit)| (*id, unit))
+    }
+
+    /// Where a unit would run best; changes nothing.
+    ///
+    /// # Errors
+    /// Why it cannot run anywhere now.
+    pub fn place(&self, request: &UnitRequest) -> Result<Placed, Box<Refused>> {
+        let rooms = self.rooms(request);
+        let mut explanation = consider(&request.need, rooms.iter().map(Offered::room));
+        let node = choose(request, &explanation).and_then(|chosen| {
+            explanation.chosen = Some(chosen);
+            rooms.get(chosen.0 as usize)
+        });
+        match node {
+            Some(offered) => Ok(Placed {
+                node: offered.node.clone(),
+                explanation,
+            }),
+            None => Err(Box::new(refused(explanation))),
+        }
+    }
+
+    /// What each node has for this request: units to think away count as gone, room that others
+    /// wait for as taken.
+    fn rooms(&self, request: &UnitRequest) -> Vec<Offered> {
+        let neighbours = self.neighbours(request);
+        let mut zones: BTreeMap<&str, u32> = BTreeMap::new();
+        for (node, count) in &neighbours {
+            if let Some(known) = self.nodes.get(*node) {
+                *zones.entry(known.candidate.zone()).or_default() += count;
+            }
+        }
+        let nodes = self.nodes.iter().enumerate();
+        let offered = nodes.filter_map(|(number, (node, known))| {
+            let mut offered = self.offer(request, node)?;
+            offered.id = CandidateId(u32::try_from(number).unwrap_or(u32::MAX));
+            offered.on_node = neighbours.get(node).copied().unwrap_or(0);
+            offered.in_zone = zones.get(known.candidate.zone()).copied().unwrap_or(0);
+            Some(offered)
+        });
+        offered.collect()
+    }
+
+    /// What one node has for this request, whoever is beside it.
+    fn offer(&self, request: &UnitRequest, node: &NodeId) -> Option<Offered> {
+        let known = self.nodes.get(node)?;
+        Some(Offered {
+            id: CandidateId(0),
+            node: node.clone(),
+            candidate: known.as_offered(node),
+            free: self.free_for(request, node, known),
+            on_node: 0,
+            in_zone: 0,
+        })
+    }
+
+    /// Units of the same workload that stay, by node.
+    fn neighbours(&self, request: &UnitRequest) -> BTreeMap<&NodeId, u32> {
+        let mut counts = BTreeMap::new();
+        let (first, last) = (
+            UnitId {
+                workload: request.workload,
+                number: 0,
+            },
+            UnitId {
+                workload: request.workload,
+                number: u32::MAX,
+            },
+        );
+        for (id, unit) in self.units.range(first..=last) {
+            let stays = unit.intent == Intent::Run && !unit.gone;
+            if stays && !request.without.contains(id) && !request.passing.contains(id) {
+                *counts.entry(&unit.node).or_insert(0) += 1;
+            }
+        }
+        counts
+    }
+
+    fn free_for(&self, request: &UnitRequest, node: &NodeId, known: &Node) -> Free {
+        let mut free = if request.without.is_empty() {
+            known.free.clone()
+        } else {
+            self.count_free(node, known, &request.without)
+        };
+        for (workload, claim) in &self.claims {
+            let is_respected = *workload != request.workload && claim.priority >= request.priority;
+            if is_respected && claim.node == *node {
+                take(&mut free, &claim.resources);
+            }
+        }
+        free
+    }
+
+    fn count_free(&self, node: &NodeId, known: &Node, without: &[UnitId]) -> Free {
+        let mut free = Free::all_of(&known.candidate.capacity);
+        take(&mut free, &known.tasks);
+        for id in self.by_node.get(node).into_iter().flatten() {
+            if let Some(unit) = self.units.get(id)
+                && !unit.gone
+                && !without.contains(id)
+            {
+                take(&mut free, &unit.resources);
+            }
+        }
+        free
+    }
+
+    fn recount(&mut self, node: &NodeId) {
+        let Some(known) = self.nodes.get(node) else {
+            return;
+        };
+        let free = self.count_free(node, known, &[]);
+        if let Some(known) = self.nodes.get_mut(node) {
+            known.free = free;
+        }
+    }
+
+    fn unlist(&mut self, unit: UnitId, node: &NodeId) {
+        if let Some(here) = self.by_node.get_mut(node) {
+            here.remove(&unit);
+            if here.is_empty() {
+                self.by_node.remove(node);
+            }
+        }
+        self.recount(node);
+    }
+}
+
+impl Node {
+    /// The candidate under the node's name, closed when its health says so.
+    fn as_offered(&self, node: &NodeId) -> Candidate {
+        let mut candidate = self.candidate.clone();
+        candidate.key = node.as_str().into();
+        if let Some(why) = self.health.closed() {
+            candidate.state = Availability::Closed(why);
+        }
+        candidate
+    }
+}
+
+struct Offered {
+    id: CandidateId,
+    node: NodeId,
+    candidate: Candidate,
+    free: Free,
+    on_node: u32,
+    in_zone: u32,
+}
+
+impl Offered {
+    fn room(&self) -> Room<'_> {
+        Room {
+            id: self.id,
+            candidate: &self.candidate,
+            free: &self.free,
+            on_node: self.on_node,
+            in_zone: self.in_zone,
+        }
+    }
+}
+
+/// The preferred node if it will do, else the best that is not to be avoided, else the best.
+fn choose(request: &UnitRequest, explanation: &Explanation) -> Option<CandidateId> {
+    let scored = || {
+        explanation
+            .considered
+            .iter()
+            .filter(|candidate| matches!(candidate.verdict, Verdict::Scored(_)))
+    };
+    let preferred = request
+        .prefer
+        .as_ref()
+        .and_then(|node| scored().find(|candidate| candidate.key == node.as_str()));
+    let is_avoided = |key: &str| request.avoid.iter().any(|node| node.as_str() == key);
+    preferred
+        .or_else(|| scored().find(|candidate| !is_avoided(&candidate.key)))
+        .or_else(|| scored().next())
+        .map(|candidate| candidate.id)
+}
+
+fn refused(explanation: Explanation) -> Refused {
+    let is_short = explanation.refused.keys().any(|kind| kind.is_amount());
+    let reason = if is_short {
+        Reason::InsufficientResources
+    } else {
+        Reason::NoCandidate
+    };
+    Refused {
+        reason,
+        detail: explanation.to_string(),
+        nearest_change: explanation.nearest.clone(),
+        explanation,
+    }
+}
+
+/// Takes resources out of what is free; what is not there cannot be taken.
+fn take(free: &mut Free, need: &Resources) {
+    free.cpu.0 = free.cpu.0.saturating_sub(need.cpu.0);
+    free.memory.0 = free.memory.0.saturating_sub(need.memory.0);
+    free.disk.0 = free.disk.0.saturating_sub(need.disk.0);
+    let Some(request) = &need.gpu else {
+        return;
+    };
+    // Of one model where possible, as they were given; else of several, so that too few are
+    // believed to be free rather than too many.
+    let mut accepted: Vec<&mut (String, u32)> = free
+        .gpus
+        .iter_mut()
+        .filter(|(model, _)| request.accepts(model))
+        .collect();
+    if let Some(one) = accepted
+        .iter_mut()
+        .find(|(_, count)| *count >= request.count)
+    {
+        one.1 -= request.count;
+        return;
+    }
+    let mut left = request.count;
+    for (_, count) in accepted {
+        let here = left.min(*count);
+        *count -= here;
+        left -= here;
+    }
+}
+
+fn nothing() -> Resources {
+    Resources {
+        cpu: weft_types::Millicores(0),
+        memory: weft_types::Bytes(0),
+        disk: weft_types::Bytes(0),
+        gpu: None,
+    }
+}
