@@ -6,6 +6,7 @@
 //! | [`dispatch`] | which task goes to which node, and what becomes of its reports |
 //! | [`retry`] | how long a failed task waits before it is tried again |
 //! | [`service`] | which units a service has, where, and when they are replaced |
+//! | [`unit`] | what a node does next with one unit, and what it reports of it |
 //! | [`breaker`] | when a node that fails everything gets no more work |
 //!
 //! Every machine has the shape `(state, now, input) → outputs`. A shell (the server, or the
@@ -37,6 +38,7 @@ pub mod liveness;
 pub mod planted;
 pub mod retry;
 pub mod service;
+pub mod unit;
 
 mod idmap;
 mod time;
