@@ -69,6 +69,12 @@ pub enum Error {
         /// What it is.
         found: String,
     },
+    /// The peer has a certificate of the cluster, but is not a node.
+    #[error("the peer is {found}, not a node of the cluster")]
+    NotANode {
+        /// What it is.
+        found: String,
+    },
     /// Not a name that a server certificate can carry.
     #[error("{name:?} is neither a DNS name nor an IP address (write it without port)")]
     ServerName {

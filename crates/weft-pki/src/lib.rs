@@ -54,5 +54,5 @@ pub use join_token::{JoinToken, JoinTokenSpec, MAX_ADDRESSES, MAX_LABELS, MAX_TE
 pub use key::{MAX_SIGNING_REQUEST_BYTES, PrivateKey, csr_public_key};
 pub use secret::{ApiSecret, JoinSecret, Secret, SecretHash, TokenId};
 pub use spiffe::{ClusterName, Identity, SpiffeId};
-pub use tls::{ClientTls, ServerTls, explain_tls_error, peer_identity};
+pub use tls::{ClientTls, PEER_PROTOCOL, PeerTls, ServerTls, explain_tls_error, peer_identity};
 pub use token_record::TokenRecord;

@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use weft_pki::{
-    Authority, ClientTls, Credentials, Fingerprint, Identity, PrivateKey, ServerTls,
-    explain_tls_error, peer_identity,
+    Authority, ClientTls, Credentials, Fingerprint, Identity, PEER_PROTOCOL, PeerTls, PrivateKey,
+    ServerTls, explain_tls_error, peer_identity,
 };
 use weft_types::{NodeId, Timestamp};
 
@@ -320,4 +320,63 @@ async fn a_peer_that_speaks_no_tls_is_explained() {
         .unwrap_err();
     let text = explain_tls_error(&error).unwrap_or_else(|| panic!("not explained: {error:?}"));
     assert!(text.contains("does not speak TLS"), "{text}");
+}
+
+async fn peer_handshake(accept: &PeerTls, dial: Arc<rustls::ClientConfig>) -> Ends {
+    let (near, far) = duplex(PIPE_BYTES);
+    let name = ServerName::try_from("weft").unwrap();
+    let accept = async { TlsAcceptor::from(accept.accept_config()).accept(far).await };
+    tokio::join!(TlsConnector::from(dial).connect(name, near), accept)
+}
+
+#[tokio::test]
+async fn two_nodes_recognise_each_other() {
+    let home = Cluster::new("home");
+    let one = PeerTls::new(&home.node("n1", now())).unwrap();
+    let two = PeerTls::new(&home.node("n2", now())).unwrap();
+    let (client, server) = peer_handshake(&two, one.dial_config()).await;
+    let (client, server) = (client.unwrap(), server.unwrap());
+    let dialled = one.node(client.get_ref().1.peer_certificates()).unwrap();
+    let caller = two.node(server.get_ref().1.peer_certificates()).unwrap();
+    assert_eq!((dialled, caller), (id("n2"), id("n1")));
+    assert_eq!(server.get_ref().1.alpn_protocol(), Some(PEER_PROTOCOL));
+}
+
+#[tokio::test]
+async fn a_node_accepts_nobody_but_nodes_of_its_cluster() {
+    let home = Cluster::new("home");
+    let other = Cluster::new("home");
+    let node = PeerTls::new(&home.node("n1", now())).unwrap();
+    let user = home.authority.issue_user("admin", DAY, now()).unwrap();
+    let refused = [
+        ("a server", home.server()),
+        ("a user", user),
+        ("another CA", other.node("n2", now())),
+        ("expired", home.node("n2", long_ago())),
+    ];
+    for (who, credentials) in refused {
+        let dial = PeerTls::new(&credentials).unwrap().dial_config();
+        let (_, accepted) = peer_handshake(&node, dial).await;
+        assert!(accepted.is_err(), "{who}");
+    }
+    let anonymous = ClientTls::ca_only(home.authority.certificate()).unwrap();
+    let (_, accepted) = peer_handshake(&node, anonymous.config()).await;
+    assert!(accepted.is_err(), "no certificate");
+}
+
+#[tokio::test]
+async fn a_node_dials_nobody_but_nodes_of_its_cluster() {
+    let home = Cluster::new("home");
+    let other = Cluster::new("home");
+    let node = PeerTls::new(&home.node("n1", now())).unwrap();
+    let refused = [
+        ("a server", home.server()),
+        ("another CA", other.node("n2", now())),
+        ("expired", home.node("n2", long_ago())),
+    ];
+    for (who, credentials) in refused {
+        let accept = PeerTls::new(&credentials).unwrap();
+        let (dialled, _) = peer_handshake(&accept, node.dial_config()).await;
+        assert!(dialled.is_err(), "{who}");
+    }
 }

@@ -6,6 +6,7 @@
 
 mod client;
 mod explain;
+mod peer;
 mod server;
 mod verifier;
 
@@ -21,6 +22,7 @@ use rustls::{RootCertStore, SignatureScheme, SupportedProtocolVersion};
 
 pub use client::ClientTls;
 pub use explain::explain_tls_error;
+pub use peer::{PEER_PROTOCOL, PeerTls};
 pub use server::{ServerTls, peer_identity};
 
 use crate::{Certificate, Credentials, Result};
