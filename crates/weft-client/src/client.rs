@@ -28,6 +28,7 @@ pub struct Client {
     http: reqwest::Client,
     server: String,
     token: Option<String>,
+    tls: Option<weft_pki::ClientTls>,
 }
 
 impl Client {
@@ -55,7 +56,16 @@ impl Client {
             http,
             server: endpoint.server.trim_end_matches('/').to_owned(),
             token: endpoint.token.clone(),
+            tls: endpoint.tls.clone(),
         })
+    }
+
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
+    pub(crate) fn tls(&self) -> Option<&weft_pki::ClientTls> {
+        self.tls.as_ref()
     }
 
     /// The address of the server.

@@ -21,6 +21,8 @@ mod error;
 mod jobs;
 mod lines;
 mod nodes;
+mod streams;
+mod workloads;
 
 pub use client::Client;
 pub use dead::DeadLetters;
@@ -28,3 +30,5 @@ pub use endpoint::Endpoint;
 pub use error::Error;
 pub use jobs::ResultOrder;
 pub use lines::Lines;
+pub use streams::{ExecCommand, ExecEvent, ExecInput, ExecOutput, PortInput, PortOutput};
+pub use workloads::UnitLogs;

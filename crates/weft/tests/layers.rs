@@ -22,7 +22,13 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["weft-unit"],
     &["weft-volumes"],
-    &["weft-engine", "weft-oci", "weft-compose", "weft-vm", "weft-proxy"],
+    &[
+        "weft-engine",
+        "weft-oci",
+        "weft-compose",
+        "weft-vm",
+        "weft-proxy",
+    ],
     &["weft-agent", "weft-server", "weft-client"],
     &["weft", "weft-sim"],
 ];

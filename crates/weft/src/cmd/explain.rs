@@ -6,22 +6,34 @@ use weft_api::{ConsideredView, ExplainView};
 use weft_client::Client;
 
 use super::resolve_job;
+use super::service::find_service;
+use crate::args::Global;
 use crate::exit::{self, Failed};
 use crate::output::Output;
 
 /// Says why work is where it is, or nowhere; exits 75 when it is nowhere.
-pub async fn explain(client: &Client, wanted: &str, output: &Output) -> Result<ExitCode, Failed> {
-    let explained = client.explain(&resolve_job(client, wanted).await?).await?;
+pub async fn explain(
+    client: &Client,
+    wanted: &str,
+    global: &Global,
+    output: &Output,
+) -> Result<ExitCode, Failed> {
+    let explained = match find_service(client, wanted, global).await? {
+        Some(service) => client.explain_workload(&service.id).await?,
+        None => client.explain(&resolve_job(client, wanted).await?).await?,
+    };
     if output.is_structured() {
         output.value(&explained)?;
     } else {
         write(&explained, output)?;
     }
-    Ok(if explained.state == "queued" {
-        ExitCode::from(exit::TRY_AGAIN)
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(
+        if matches!(explained.state.as_str(), "queued" | "pending" | "placing") {
+            ExitCode::from(exit::TRY_AGAIN)
+        } else {
+            ExitCode::SUCCESS
+        },
+    )
 }
 
 fn write(explained: &ExplainView, output: &Output) -> Result<(), Failed> {

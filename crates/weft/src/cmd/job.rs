@@ -3,12 +3,15 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use weft_api::{JobView, ResultView, TaskView};
+use serde::Serialize;
+use weft_api::{JobView, ResultView, TaskView, WorkloadView};
 use weft_client::{Client, ResultOrder};
+use weft_types::WorkloadState;
 
 use super::dlq::show_task;
 use super::resolve_job;
 use super::select::select_one;
+use super::service::{find_service, service_row, show as show_service};
 use super::watch::watch;
 use crate::args::{Format, Global, JobCommand, PsArgs};
 use crate::exit::Failed;
@@ -75,6 +78,36 @@ pub async fn job(
     Ok(ExitCode::SUCCESS)
 }
 
+/// What runs and waits: services, then jobs.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+enum Work {
+    Service(Box<WorkloadView>),
+    Job(Box<JobView>),
+}
+
+impl Work {
+    fn id(&self) -> String {
+        match self {
+            Self::Service(service) => service.id.clone(),
+            Self::Job(job) => job.id.to_string(),
+        }
+    }
+
+    fn row(&self, is_wide: bool) -> Vec<String> {
+        match self {
+            Self::Job(job) => row(job, is_wide),
+            Self::Service(service) => {
+                let mut cells = service_row(service);
+                if is_wide {
+                    cells.extend([service.namespace.clone(), String::new(), String::new()]);
+                }
+                cells
+            }
+        }
+    }
+}
+
 /// Runs `ps`.
 pub async fn ps(
     client: &Client,
@@ -82,13 +115,36 @@ pub async fn ps(
     global: &Global,
     output: &Output,
 ) -> Result<(), Failed> {
+    let services = client.workloads(global.namespace.as_ref()).await?;
     let jobs = in_namespace(client.jobs(PS_JOBS).await?, global);
-    list(
-        jobs.into_iter()
-            .filter(|job| args.all || !job.state.is_final())
-            .collect(),
-        output,
-    )
+    let is_over = |state| matches!(state, WorkloadState::Stopped | WorkloadState::Succeeded);
+    let services = services
+        .into_iter()
+        .filter(|service| args.all || !is_over(service.state))
+        .map(|service| Work::Service(Box::new(service)));
+    let jobs = jobs
+        .into_iter()
+        .filter(|job| args.all || !job.state.is_final())
+        .map(|job| Work::Job(Box::new(job)));
+    let work: Vec<Work> = services.chain(jobs).collect();
+    let is_wide = output.format == Format::Wide;
+    output.list(&work, &columns(is_wide), |work| work.row(is_wide), Work::id)
+}
+
+/// One service with its units, or one job.
+pub async fn get(
+    client: &Client,
+    wanted: &str,
+    global: &Global,
+    output: &Output,
+) -> Result<(), Failed> {
+    match find_service(client, wanted, global).await? {
+        Some(service) => show_service(&service, output),
+        None => {
+            let id = resolve_job(client, wanted).await?;
+            show(&client.job(&id, None).await?, output)
+        }
+    }
 }
 
 fn in_namespace(jobs: Vec<JobView>, global: &Global) -> Vec<JobView> {
@@ -100,38 +156,44 @@ fn in_namespace(jobs: Vec<JobView>, global: &Global) -> Vec<JobView> {
         .collect()
 }
 
-fn list(jobs: Vec<JobView>, output: &Output) -> Result<(), Failed> {
-    let wide = output.format == Format::Wide;
+fn columns(is_wide: bool) -> Vec<&'static str> {
     let mut columns = vec![
         "ID", "NAME", "RUNTIME", "STATE", "DONE", "FAILED", "CREATED", "WHY",
     ];
-    if wide {
+    if is_wide {
         columns.extend(["NAMESPACE", "PRIORITY", "FINISHED"]);
     }
-    let row = |job: &JobView| {
-        let mut cells = vec![
-            job.id.to_string(),
-            job.name.clone(),
-            job.runtime.clone(),
-            job.state.to_string(),
-            format!("{}/{}", job.tasks.completed, job.tasks.total),
-            (job.tasks.failed + job.tasks.dead).to_string(),
-            job.created_at.clone(),
-            job.why
-                .as_ref()
-                .map(|why| why.reason.to_string())
-                .unwrap_or_default(),
-        ];
-        if wide {
-            cells.extend([
-                job.namespace.clone(),
-                job.priority.to_string(),
-                job.finished_at.clone().unwrap_or_default(),
-            ]);
-        }
-        cells
-    };
-    output.list(&jobs, &columns, row, |job| job.id.to_string())
+    columns
+}
+
+fn row(job: &JobView, is_wide: bool) -> Vec<String> {
+    let mut cells = vec![
+        job.id.to_string(),
+        job.name.clone(),
+        job.runtime.clone(),
+        job.state.to_string(),
+        format!("{}/{}", job.tasks.completed, job.tasks.total),
+        (job.tasks.failed + job.tasks.dead).to_string(),
+        job.created_at.clone(),
+        job.why
+            .as_ref()
+            .map(|why| why.reason.to_string())
+            .unwrap_or_default(),
+    ];
+    if is_wide {
+        cells.extend([
+            job.namespace.clone(),
+            job.priority.to_string(),
+            job.finished_at.clone().unwrap_or_default(),
+        ]);
+    }
+    cells
+}
+
+fn list(jobs: Vec<JobView>, output: &Output) -> Result<(), Failed> {
+    let is_wide = output.format == Format::Wide;
+    let name = |job: &JobView| job.id.to_string();
+    output.list(&jobs, &columns(is_wide), |job| row(job, is_wide), name)
 }
 
 fn show(job: &JobView, output: &Output) -> Result<(), Failed> {

@@ -1,4 +1,4 @@
-//! `weft logs`: what tasks print, merged and prefixed.
+//! `weft logs`: what tasks and units print, merged and prefixed.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -8,7 +8,8 @@ use weft_api::LogLine;
 use weft_client::Client;
 
 use super::resolve_job;
-use crate::args::LogsArgs;
+use super::service::{find_service, service_logs};
+use crate::args::{Global, LogsArgs};
 use crate::exit::Failed;
 use crate::output::Output;
 
@@ -19,7 +20,16 @@ const MAX_TAIL_BYTES: usize = 16 << 20;
 type StreamKey = (u32, String);
 
 /// Writes what a job's tasks printed or print.
-pub async fn logs(client: &Client, args: &LogsArgs, output: &Output) -> Result<(), Failed> {
+pub async fn logs(
+    client: &Client,
+    args: &LogsArgs,
+    global: &Global,
+    output: &Output,
+) -> Result<(), Failed> {
+    if let Some(service) = find_service(client, &args.id, global).await? {
+        return service_logs(client, &service, args, output).await;
+    }
+    for_services_only(args)?;
     let id = resolve_job(client, &args.id).await?;
     let tasks = client.job(&id, None).await?.tasks.total;
     let prefix = args.prefix || (tasks > 1 && args.task.is_none());
@@ -46,6 +56,18 @@ pub async fn logs(client: &Client, args: &LogsArgs, output: &Output) -> Result<(
         write_whole_lines(&key, &mut buffer, prefix)?;
     }
     Ok(())
+}
+
+fn for_services_only(args: &LogsArgs) -> Result<(), Failed> {
+    let given = [
+        ("--since", args.since.is_some()),
+        ("--timestamps", args.timestamps),
+        ("--previous", args.previous),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => Err(Failed::usage(format!("{flag}: only services have it"))),
+        None => Ok(()),
+    }
 }
 
 /// Writes a piece to the stream it came from.

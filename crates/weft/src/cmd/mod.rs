@@ -13,6 +13,7 @@ mod node;
 mod run;
 mod select;
 mod serve;
+mod service;
 mod token;
 mod top;
 mod version;
@@ -39,9 +40,44 @@ pub async fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode, Failed> {
         Command::Ps(args) => job::ps(&client(global)?, &args, global, output)
             .await
             .map(done),
-        Command::Logs(args) => logs::logs(&client(global)?, &args, output).await.map(done),
-        Command::Explain(args) => explain::explain(&client(global)?, &args.id, output).await,
-        Command::Wait(args) => wait::wait(&client(global)?, &args, output).await,
+        Command::Apply(args) => service::apply(&client(global)?, &args, global, output).await,
+        Command::Plan(args) => service::plan(&client(global)?, &args, global, output).await,
+        Command::Delete(args) => service::delete(&client(global)?, &args, global, output)
+            .await
+            .map(done),
+        Command::Get(args) => job::get(&client(global)?, &args.id, global, output)
+            .await
+            .map(done),
+        Command::Exec(args) => service::exec(&client(global)?, &args, global, output)
+            .await
+            .map_err(Failed::for_run),
+        Command::Stop(args) => service::stop(&client(global)?, &args, global, output)
+            .await
+            .map(done),
+        Command::Start(args) => service::start(&client(global)?, &args, global, output)
+            .await
+            .map(done),
+        Command::Restart(args) => service::restart(&client(global)?, &args, global, output)
+            .await
+            .map(done),
+        Command::Scale(args) => service::scale(&client(global)?, &args, global, output)
+            .await
+            .map(done),
+        Command::PortForward(args) => {
+            service::port_forward(&client(global)?, &args, global, output)
+                .await
+                .map(done)
+        }
+        Command::Secret(command) => service::secret(&client(global)?, command, global, output)
+            .await
+            .map(done),
+        Command::Logs(args) => logs::logs(&client(global)?, &args, global, output)
+            .await
+            .map(done),
+        Command::Explain(args) => {
+            explain::explain(&client(global)?, &args.id, global, output).await
+        }
+        Command::Wait(args) => wait::wait(&client(global)?, &args, global, output).await,
         Command::Job(command) => job::job(&client(global)?, command, global, output).await,
         Command::Dlq(command) => dlq::dlq(&client(global)?, command, global, output).await,
         Command::Top(args) => top::top(&client(global)?, &args, global, output)

@@ -8,7 +8,8 @@ use weft_client::{Client, Error};
 use weft_types::{JobState, Reason};
 
 use super::resolve_job;
-use crate::args::{WaitArgs, WaitFor};
+use super::service::{Goal, await_service, find_service};
+use crate::args::{Global, WaitArgs, WaitFor};
 use crate::exit::{self, Failed};
 use crate::output::Output;
 
@@ -18,12 +19,23 @@ const REQUEST_WAIT: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Waits until work is in a state; exits 1 when it can no longer get there, 124 on timeout.
-pub async fn wait(client: &Client, args: &WaitArgs, output: &Output) -> Result<ExitCode, Failed> {
+pub async fn wait(
+    client: &Client,
+    args: &WaitArgs,
+    global: &Global,
+    output: &Output,
+) -> Result<ExitCode, Failed> {
+    if let Some(found) = find_service(client, &args.id, global).await? {
+        let goal = Goal::of(args.state)?;
+        await_service(client, &found.id, goal, args.timeout, output).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let wanted = args.state.unwrap_or(WaitFor::Finished);
     let id = resolve_job(client, &args.id).await?;
     let deadline = args.timeout.map(|timeout| Instant::now() + timeout);
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let step = if matches!(args.state, WaitFor::Running | WaitFor::Gone) {
+        let step = if matches!(wanted, WaitFor::Running | WaitFor::Gone) {
             LOOK_INTERVAL
         } else {
             REQUEST_WAIT
@@ -33,14 +45,12 @@ pub async fn wait(client: &Client, args: &WaitArgs, output: &Output) -> Result<E
             .await
         {
             Ok(job) => job,
-            Err(Error::Refused(problem))
-                if problem.status == 404 && args.state == WaitFor::Gone =>
-            {
+            Err(Error::Refused(problem)) if problem.status == 404 && wanted == WaitFor::Gone => {
                 return Ok(ExitCode::SUCCESS);
             }
             Err(error) => return Err(error.into()),
         };
-        if let Some(reached) = verdict(&job, args.state) {
+        if let Some(reached) = verdict(&job, wanted) {
             if output.is_structured() {
                 output.value(&job)?;
             } else {
@@ -77,5 +87,7 @@ fn verdict(job: &JobView, wanted: WaitFor) -> Option<bool> {
             .then_some(job.state == JobState::Succeeded),
         WaitFor::Finished => job.state.is_final().then_some(true),
         WaitFor::Gone => None,
+        // Only services are healthy; the closest thing of a job is that it runs.
+        WaitFor::Healthy => (job.state != JobState::Queued).then_some(true),
     }
 }

@@ -1,10 +1,17 @@
 //! The command line as types.
 
+mod services;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use weft_types::{Bytes, Deadline, Millicores, NodeId, WorkloadName, parse_duration};
+
+pub use services::{
+    ApplyArgs, DeleteArgs, ExecArgs, ForwardArgs, GetArgs, NamesArgs, PlanArgs, ScaleArgs,
+    SecretCommand,
+};
 
 /// One computer out of many: describe work once, it runs in the cheapest place that satisfies it.
 #[derive(Parser, Debug)]
@@ -86,11 +93,35 @@ pub enum Format {
 pub enum Command {
     /// Run work now and exit as it did
     Run(Box<RunArgs>),
+    /// Make services what their files say; submit the jobs among them
+    Apply(ApplyArgs),
+    /// What an apply would change, where units would go and what it costs; changes nothing
+    #[command(visible_alias = "diff")]
+    Plan(PlanArgs),
+    /// Delete services with everything of theirs
+    Delete(DeleteArgs),
     /// What runs and waits
     #[command(visible_alias = "list")]
     Ps(PsArgs),
-    /// What tasks print, merged and prefixed
+    /// One service with its units, or one job
+    Get(GetArgs),
+    /// What units and tasks print, merged and prefixed
     Logs(LogsArgs),
+    /// Run a command inside a unit of a service
+    Exec(ExecArgs),
+    /// Stop services; they stay known
+    Stop(NamesArgs),
+    /// Start services that were stopped
+    Start(NamesArgs),
+    /// Replace every unit of services, one after the other
+    Restart(NamesArgs),
+    /// Change how many replicas services have
+    Scale(ScaleArgs),
+    /// Reach a port inside a unit from this machine
+    PortForward(ForwardArgs),
+    /// Secrets that services use
+    #[command(subcommand, visible_alias = "secrets")]
+    Secret(SecretCommand),
     /// Why work is where it is, or nowhere
     Explain(IdArgs),
     /// Wait until work is in a state
@@ -231,24 +262,33 @@ pub struct LogsArgs {
     /// Go on until the work ends
     #[arg(short, long)]
     pub follow: bool,
-    /// Only this task
+    /// Only this task or unit
     #[arg(long, visible_alias = "instance")]
     pub task: Option<u32>,
-    /// Begin each line with its task even when there is only one
+    /// Begin each line with its task or unit even when there is only one
     #[arg(long)]
     pub prefix: bool,
-    /// Only the last lines of each task
+    /// Only the last lines of each task or unit
     #[arg(long, value_name = "LINES")]
     pub tail: Option<usize>,
+    /// Only lines of the last so long, as in 10m; of services
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub since: Option<Duration>,
+    /// Begin each line with its time; of services
+    #[arg(long)]
+    pub timestamps: bool,
+    /// Of the instance before the last restart; of services
+    #[arg(long)]
+    pub previous: bool,
 }
 
 #[derive(Args, Debug)]
 pub struct WaitArgs {
     /// Id, a unique prefix of it, a name, or `last`
     pub id: String,
-    /// The state to wait for
-    #[arg(long = "for", value_enum, default_value = "finished")]
-    pub state: WaitFor,
+    /// The state to wait for [default: finished for jobs, healthy for services]
+    #[arg(long = "for", value_enum)]
+    pub state: Option<WaitFor>,
     /// How long to wait
     #[arg(long, value_parser = parse_duration)]
     pub timeout: Option<Duration>,
@@ -256,13 +296,15 @@ pub struct WaitArgs {
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WaitFor {
-    /// At least one task has been handed out
+    /// At least one task has been handed out, or one unit runs
     Running,
+    /// Every replica of a service is ready and of its newest revision
+    Healthy,
     /// Every task completed
     Succeeded,
     /// Every task is final
     Finished,
-    /// The job is not known any more
+    /// It is not known any more
     Gone,
 }
 
