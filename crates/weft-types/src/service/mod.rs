@@ -4,6 +4,8 @@ mod check;
 mod compose;
 mod container;
 mod short;
+#[cfg(test)]
+mod tests;
 mod vm;
 
 pub use compose::{ComposeSource, ComposeSpec, GitSource};
