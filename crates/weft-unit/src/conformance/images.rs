@@ -290,6 +290,12 @@ impl Registry {
         })
     }
 
+    /// Its configuration: another `docker-registry serve` with it, in another network namespace,
+    /// serves the same images under the same references.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("config.yml")
+    }
+
     /// The file that holds a blob or manifest of this digest, for tests that tamper with it.
     pub fn blob(&self, digest: &str) -> PathBuf {
         let hash = digest.trim_start_matches("sha256:");
