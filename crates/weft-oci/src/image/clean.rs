@@ -11,6 +11,7 @@ use super::store::{Images, layer_name};
 use crate::Error;
 use crate::error::During;
 use crate::files;
+use crate::lock::{FileLock, Hold};
 
 /// What was used so recently is about to be started: it stays even when the disk is full.
 const JUST_USED: Duration = Duration::from_secs(60);
@@ -26,7 +27,7 @@ impl Images {
         used: &BTreeSet<Digest>,
     ) -> Result<Cleaned, Error> {
         let mut cleaned = Cleaned::default();
-        let Ok(_alone) = self.in_use.try_write() else {
+        let Some(_alone) = FileLock::try_take(&self.in_use_file(), Hold::Exclusive)? else {
             return Ok(cleaned);
         };
         let now = SystemTime::now();

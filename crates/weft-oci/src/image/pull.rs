@@ -15,6 +15,7 @@ use super::store::{Image, Images, LayerRecord};
 use crate::Error;
 use crate::error::During;
 use crate::files;
+use crate::lock::{FileLock, Hold};
 use crate::unpack::unpack_layer;
 
 /// How many layers are fetched at once.
@@ -28,7 +29,7 @@ impl Images {
         credentials: Option<&Credentials>,
         progress: &Progress,
     ) -> Result<Image, Error> {
-        let _in_use = self.in_use.read().await;
+        let _in_use = FileLock::take(&self.in_use_file(), Hold::Shared).await?;
         if let Some(image) = self.find(reference) {
             self.touch(&image.digest);
             return Ok(image);
@@ -38,6 +39,7 @@ impl Images {
         let (digest, manifest) = manifest(&session, reference).await?;
         let bytes = manifest.layers.iter().map(|layer| layer.blob.size).sum();
         let pulled = Arc::new(Pulled::new(progress, manifest.layers.len() as u64, bytes));
+        let fetching = self.fetching(&manifest.config.digest).await?;
         let config_part = self.part_file(&manifest.config.digest);
         download(&session, &manifest.config, &config_part, &pulled).await?;
         let config = std::fs::read(&config_part).during(|| "read the configuration".into())?;
@@ -45,6 +47,7 @@ impl Images {
         self.pull_layers(&session, &manifest, &config.rootfs.diff_ids, &pulled)
             .await?;
         files::remove_file(&config_part)?;
+        fetching.done()?;
         let image = Image {
             digest,
             config,
@@ -134,18 +137,18 @@ struct Pull {
 impl Pull {
     async fn run(self) -> Result<(), Error> {
         let digest = &self.layer.blob.digest;
-        let fetching = self.images.fetching(digest).lock_owned().await;
+        let fetching = self.images.fetching(digest).await?;
         if self.images.has_layer(digest) {
             self.pulled.add_bytes(self.layer.blob.size);
             self.pulled.add_layer();
-            return Ok(());
+            return fetching.done();
         }
         let part = self.images.part_file(digest);
         download(&self.session, &self.layer.blob, &part, &self.pulled).await?;
         // The lock goes along: the work goes on when this future is dropped.
         tokio::task::spawn_blocking(move || {
-            let _fetching = fetching;
-            self.unpack()
+            self.unpack()?;
+            fetching.done()
         })
         .await
         .map_err(|e| Error::Pull(e.to_string()))?

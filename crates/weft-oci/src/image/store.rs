@@ -9,11 +9,8 @@
 //!  tmp/                                   what is being unpacked; emptied at each start
 //! ```
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +20,7 @@ use super::registry::Registry;
 use crate::Error;
 use crate::error::During;
 use crate::files;
+use crate::lock::{FileLock, Hold};
 use crate::unpack::Limits;
 
 /// So many digits of a layer's digest name its directory: 96 bits, and all names of an image fit
@@ -70,10 +68,6 @@ pub(crate) struct Images {
     dir: PathBuf,
     pub(super) registry: Registry,
     pub(super) limits: Limits,
-    /// Held for reading by whoever brings or takes an image into use, for writing by cleaning.
-    pub(crate) in_use: tokio::sync::RwLock<()>,
-    /// Layers that are being fetched, so that none is twice at once.
-    fetching: Mutex<HashMap<Digest, Arc<tokio::sync::Mutex<()>>>>,
 }
 
 impl Images {
@@ -83,19 +77,30 @@ impl Images {
             dir,
             registry,
             limits,
-            in_use: tokio::sync::RwLock::new(()),
-            fetching: Mutex::default(),
         };
-        files::remove_tree(&images.dir.join("tmp"))?;
         for part in ["images", "names", "layers", "blobs", "tmp"] {
             files::make_dir(&images.dir.join(part), 0o700)?;
         }
-        for name in files::names(&images.layers_dir())? {
-            if !name.ends_with(".json") && !images.layer_file(&name).exists() {
-                files::remove_tree(&images.layers_dir().join(&name))?;
+        images.drop_half_made()?;
+        Ok(images)
+    }
+
+    /// Another instance may be at work on a layer: then its lock is held.
+    fn drop_half_made(&self) -> Result<(), Error> {
+        let mut begun = files::names(&self.layers_dir())?;
+        begun.retain(|name| !name.ends_with(".json") && !self.layer_file(name).exists());
+        begun.extend(files::names(&self.dir.join("tmp"))?);
+        for name in begun {
+            let lock = self.fetching_file(&name);
+            if let Some(held) = FileLock::try_take(&lock, Hold::Exclusive)? {
+                files::remove_tree(&self.dir.join("tmp").join(&name))?;
+                if !self.layer_file(&name).exists() {
+                    files::remove_tree(&self.layers_dir().join(&name))?;
+                }
+                held.remove(&lock)?;
             }
         }
-        Ok(images)
+        Ok(())
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -243,11 +248,32 @@ impl Images {
         Ok(())
     }
 
-    /// The lock of a layer that is being fetched.
-    pub(super) fn fetching(&self, digest: &Digest) -> Arc<tokio::sync::Mutex<()>> {
-        let mut fetching = self.fetching.lock();
-        fetching.retain(|_, lock| Arc::strong_count(lock) > 1);
-        Arc::clone(fetching.entry(digest.clone()).or_default())
+    /// Held shared by whoever brings an image or takes it into use, alone by cleaning.
+    pub(crate) fn in_use_file(&self) -> PathBuf {
+        self.dir.join("in-use")
+    }
+
+    /// Held while a layer is fetched.
+    fn fetching_file(&self, name: &str) -> PathBuf {
+        self.dir.join("blobs").join(format!("{name}.lock"))
+    }
+
+    pub(super) async fn fetching(&self, digest: &Digest) -> Result<Fetching, Error> {
+        let path = self.fetching_file(&layer_name(digest));
+        let lock = FileLock::take(&path, Hold::Exclusive).await?;
+        Ok(Fetching { lock, path })
+    }
+}
+
+/// The lock of a layer that is being fetched.
+pub(super) struct Fetching {
+    lock: FileLock,
+    path: PathBuf,
+}
+
+impl Fetching {
+    pub(super) fn done(self) -> Result<(), Error> {
+        self.lock.remove(&self.path)
     }
 }
 
