@@ -72,7 +72,7 @@ mod vocabulary;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_placement::Index;
+use weft_placement::{Candidate, Free, Index};
 use weft_types::{JobId, JobState, NodeId, Reason, TaskCounts, TaskState};
 
 use crate::Monotonic;
@@ -281,6 +281,12 @@ impl Machine {
             .slot(node)
             .and_then(|slot| self.nodes.get(slot))
             .map(node::Node::load)
+    }
+
+    /// A node as the index has it, and what of it no task reserves.
+    pub fn node_room(&self, node: &NodeId) -> Option<(&Candidate, &Free)> {
+        let id = node::candidate(self.nodes.slot(node)?);
+        Some((self.index.candidate(id)?, self.index.free(id)?))
     }
 
     /// The capacity index, to explain placements with.
