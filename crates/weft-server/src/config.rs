@@ -29,6 +29,9 @@ pub struct Config {
     pub mdns: bool,
     /// The most bytes that artifacts may take.
     pub max_blob_bytes: u64,
+    /// The namespaces whose containers may be privileged, use their node's network and mount its
+    /// directories.
+    pub allow_privileged: Vec<String>,
     /// Redis, as a queue that others push into.
     pub redis: Option<RedisSettings>,
     /// NATS JetStream, as a queue that others push into.
@@ -49,6 +52,7 @@ impl Config {
             result_ttl: Duration::from_secs(24 * 3600),
             mdns: true,
             max_blob_bytes: 64 << 30,
+            allow_privileged: Vec::new(),
             redis: None,
             nats: None,
         }

@@ -30,6 +30,7 @@ mod nodes;
 mod outcome;
 mod records;
 mod rest;
+mod services;
 mod session;
 mod start;
 mod state;

@@ -37,6 +37,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub struct Peer {
     /// `None` when it showed no certificate.
     pub identity: Option<Identity>,
+    /// Where it connected from.
+    pub address: SocketAddr,
     /// Whether it came without TLS through the loopback-only listener.
     pub insecure: bool,
 }
@@ -100,6 +102,7 @@ impl Connection {
             Security::InsecureLoopback => {
                 let peer = Peer {
                     identity: None,
+                    address: self.address,
                     insecure: true,
                 };
                 self.http(stream, peer).await;
@@ -121,6 +124,7 @@ impl Connection {
                     Ok(identity) => {
                         let peer = Peer {
                             identity,
+                            address: self.address,
                             insecure: false,
                         };
                         self.http(stream, peer).await;

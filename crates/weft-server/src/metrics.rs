@@ -17,6 +17,7 @@ use crate::Error;
 use crate::activity::Activity;
 use crate::dispatch::Gauges;
 use crate::intake::IntakeMetrics;
+use crate::services::metrics::ServiceMetrics;
 
 /// One state of tasks or nodes.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -112,6 +113,8 @@ pub struct Metrics {
     registry: Registry,
     /// Figures of the queues that others push into.
     pub intake: IntakeMetrics,
+    /// Figures of services.
+    pub services: ServiceMetrics,
     /// Jobs that were acknowledged.
     pub jobs_submitted: Counter,
     /// Tasks that were acknowledged.
@@ -159,6 +162,7 @@ impl Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("weft"),
             intake: IntakeMetrics::default(),
+            services: ServiceMetrics::default(),
             jobs_submitted: Counter::<u64, AtomicU64>::default(),
             tasks_submitted: Counter::default(),
             tasks_assigned: Counter::default(),
@@ -196,6 +200,7 @@ impl Metrics {
     fn register_flow(&mut self) {
         let registry = &mut self.registry;
         self.intake.register(registry);
+        self.services.register(registry);
         registry.register(
             "jobs_submitted",
             "Jobs that were acknowledged",

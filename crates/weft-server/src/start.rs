@@ -15,7 +15,7 @@ use weft_core::liveness::Input;
 use weft_pki::{ApiToken, Authority, ClusterName, IdentityFiles, ServerTls, write_secret_file};
 use weft_proto::MAX_MESSAGE_BYTES;
 use weft_proto::v1::agent_server::AgentServer;
-use weft_types::{NodeId, Timestamp};
+use weft_types::{FieldError, NodeId, Timestamp};
 
 use crate::clock::Clock;
 use crate::dispatch::{Dispatching, Log};
@@ -26,6 +26,7 @@ use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
 use crate::records::Records;
+use crate::services::{self, Services};
 use crate::session::AgentService;
 use crate::state::{ApiTokens, Server as State};
 use crate::{Config, Error, garbage, grpc, intake, rest, ws};
@@ -197,6 +198,8 @@ async fn open(
     }
     let expected = members.into_iter().map(|record| record.id).collect();
     dispatching.start(recovered, expected, config.lease_ttl)?;
+    let stopping = CancellationToken::new();
+    let services = open_services(config, &records, stopping.clone()).await?;
     let state = Arc::new(State {
         id,
         authority,
@@ -210,19 +213,47 @@ async fn open(
         dispatcher,
         liveness,
         nodes,
+        services,
         follows: Follows::default(),
         websockets: Arc::new(Semaphore::new(ws::MAX_CONNECTIONS)),
         addresses: join_addresses(config, address),
-        stopping: CancellationToken::new(),
+        stopping: stopping.clone(),
     });
-    let stopping = state.stopping.clone();
     let written = tokio::spawn(async move {
         tokio::select! {
             () = events.write_behind(records) => {}
             () = stopping.cancelled() => {}
         }
     });
-    Ok((state, vec![written]))
+    let endpoints = tokio::spawn(services::endpoints::keep(Arc::clone(&state)));
+    let scheduler = tokio::spawn(services::scheduler::run(Arc::clone(&state)));
+    let reserved = tokio::spawn(services::nodes::keep_reserved(Arc::clone(&state)));
+    Ok((state, vec![written, endpoints, scheduler, reserved]))
+}
+
+/// Reads what the store has of services, and the key of its secrets.
+async fn open_services(
+    config: &Config,
+    records: &Records,
+    stopping: CancellationToken,
+) -> Result<Services, Error> {
+    let namespace = |text: &String| {
+        text.parse()
+            .map_err(|error| FieldError::new("allow_privileged", error))
+    };
+    let allowed: Result<_, FieldError> = config.allow_privileged.iter().map(namespace).collect();
+    Ok(Services {
+        workloads: services::cache::Workloads::start(records.clone(), stopping).await?,
+        sealer: services::secrets::Sealer::load_or_create(&config.data_dir.join("secrets.key"))?,
+        sessions: Default::default(),
+        endpoints: Default::default(),
+        loads: Default::default(),
+        tunnels: Default::default(),
+        board: Default::default(),
+        hooks: Default::default(),
+        summaries: Default::default(),
+        allow_privileged: allowed?,
+    })
 }
 
 fn router(state: &Arc<State>) -> Result<axum::Router, Error> {

@@ -18,6 +18,7 @@ use crate::liveness::Liveness;
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
 use crate::records::Records;
+use crate::services::Services;
 
 /// What the parts of a server share.
 pub struct Server {
@@ -43,6 +44,8 @@ pub struct Server {
     pub liveness: Liveness,
     /// The nodes.
     pub nodes: Nodes,
+    /// Services.
+    pub services: Services,
     /// Live output.
     pub follows: Follows,
     /// Room for WebSocket connections.

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use weft_core::Epoch;
 use weft_core::dispatch::{BatchId, Submission, TaskRef, TaskResult};
 use weft_placement::{Availability, Candidate};
-use weft_types::{JobId, NodeId, Reason};
+use weft_types::{JobId, NodeId, Reason, Resources};
 
 use super::attempts::AttemptNote;
 use super::endings::Reply;
@@ -108,6 +108,8 @@ pub(super) enum Command {
         node: NodeId,
         availability: Availability,
     },
+    /// Units of services reserve this much of a node.
+    UnitsReserve { node: NodeId, reserve: Resources },
     /// A node's lease ended.
     LeaseLost { node: NodeId, epoch: Epoch },
     /// A node was removed.

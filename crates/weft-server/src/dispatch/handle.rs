@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 use weft_core::Epoch;
 use weft_placement::Availability;
-use weft_types::{JobId, NodeId, Reason};
+use weft_types::{JobId, NodeId, Reason, Resources};
 
 use super::attempts::AttemptNote;
 use super::command::{Command, NewJob, NodeReport};
@@ -144,6 +144,14 @@ impl Dispatcher {
         self.post(Command::Availability {
             node: node.clone(),
             availability,
+        });
+    }
+
+    /// Units of services reserve this much of a node.
+    pub fn units_reserve(&self, node: &NodeId, reserve: Resources) {
+        self.post(Command::UnitsReserve {
+            node: node.clone(),
+            reserve,
         });
     }
 

@@ -19,6 +19,7 @@ mod job;
 mod log;
 mod recover;
 mod requeue;
+mod reserved;
 mod shell;
 mod work;
 

@@ -19,6 +19,7 @@ use super::endings::Endings;
 use super::handle::{Dispatcher, MAX_WAITING_COMMANDS, Watchers};
 use super::job::{Cancellation, JobRecord};
 use super::log::{Log, is_dropped, unpack_state};
+use super::reserved::Reserved;
 use super::shell::Shell;
 use crate::Error;
 use crate::clock::Clock;
@@ -62,6 +63,7 @@ impl Dispatching {
             expiring: VecDeque::new(),
             endings: Endings::default(),
             sessions: BTreeMap::new(),
+            reserved: Reserved::default(),
             submitting: HashMap::new(),
             cancel_again: Vec::new(),
             dead: DeadLetters::default(),

@@ -11,7 +11,7 @@ use weft_core::dispatch::{
     BatchId, FinalTask, Input, Machine, Output, TaskRef, TaskResult, TaskRun, Verdict,
 };
 use weft_core::{Epoch, Monotonic};
-use weft_types::{JobId, JobState, NodeId, Reason, TaskCounts, TaskState, Timestamp};
+use weft_types::{JobId, JobState, NodeId, Reason, Resources, TaskCounts, TaskState, Timestamp};
 
 use super::attempts::{AttemptNote, own_outcome};
 use super::command::{Command, NewJob, NodeReport, Report};
@@ -20,6 +20,7 @@ use super::endings::{Endings, Reply};
 use super::handle::Watchers;
 use super::job::{Cancellation, JobRecord, JobStats};
 use super::log::{Log, TaskRecord};
+use super::reserved::{Reserved, difference};
 use super::work::{Outbound, SessionEnd, Work};
 use crate::Error;
 use crate::clock::Clock;
@@ -52,6 +53,7 @@ pub struct Shell {
     pub(super) expiring: VecDeque<(Timestamp, JobId)>,
     pub(super) endings: Endings,
     pub(super) sessions: BTreeMap<NodeId, Session>,
+    pub(super) reserved: Reserved,
     pub(super) submitting: HashMap<JobId, Submitting>,
     /// Cancellations that nobody asked for and that could not be written: when to try again.
     pub(super) cancel_again: Vec<(Monotonic, JobId, Cancellation)>,
@@ -153,7 +155,13 @@ impl Shell {
                 report,
             } => self.node(now, node, epoch, report),
             Command::Availability { node, availability } => {
+                self.reserved.availability(&node, availability);
                 self.step(now, Input::NodeAvailability { node, availability });
+            }
+            Command::UnitsReserve { node, reserve } => {
+                if let Some(candidate) = self.reserved.set_units(node.clone(), reserve) {
+                    self.step(now, Input::NodeChanged { node, candidate });
+                }
             }
             Command::LeaseLost { node, epoch } => self.lease_lost(now, node, epoch),
             Command::Removed { node } => self.removed(now, node),
@@ -348,12 +356,13 @@ impl Shell {
                 if let Some(old) = self.sessions.insert(node.clone(), session) {
                     let _ = old.outbound.try_send(Work::End(SessionEnd::Replaced));
                 }
+                let candidate = self.reserved.up(&node, *candidate);
                 self.step(
                     now,
                     Input::NodeUp {
                         node,
                         epoch,
-                        candidate: *candidate,
+                        candidate,
                         max_held,
                         held,
                     },
@@ -487,6 +496,7 @@ impl Shell {
             let _ = session.outbound.try_send(Work::End(SessionEnd::Removed));
         }
         self.metrics.activity.removed(&node);
+        self.reserved.removed(&node);
         self.step(now, Input::NodeRemoved { node });
     }
 
@@ -783,6 +793,16 @@ impl Shell {
                 .collect(),
             dead,
         }
+    }
+
+    /// What tasks reserve of each node that has had a session.
+    pub fn reserved_by_tasks(&self) -> BTreeMap<NodeId, Resources> {
+        let nodes = self.reserved.nodes();
+        let reserved = nodes.filter_map(|node| {
+            let (candidate, free) = self.machine.node_room(node)?;
+            Some((node.clone(), difference(&candidate.capacity, free)))
+        });
+        reserved.collect()
     }
 
     /// The nodes that have a session.

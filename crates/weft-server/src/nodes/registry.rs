@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::json;
+use tokio::sync::watch;
 use weft_core::Epoch;
 use weft_core::liveness::{Cause, Input};
 use weft_pki::Authority;
@@ -72,6 +73,8 @@ pub(super) struct Shared {
     pub(super) certificate_ttl: Duration,
     pub(super) clock: Clock,
     pub(super) dispatcher: Dispatcher,
+    /// Told whenever a node came, went, or changed its state.
+    pub(super) changed: watch::Sender<()>,
 }
 
 impl Nodes {
@@ -109,6 +112,7 @@ impl Nodes {
             certificate_ttl,
             clock,
             dispatcher,
+            changed: watch::channel(()).0,
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -123,6 +127,11 @@ impl Nodes {
             .values()
             .map(|entry| entry.record.clone())
             .collect()
+    }
+
+    /// Resolves whenever a node came, went, or changed its state.
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.shared.changed.subscribe()
     }
 
     /// Whether a node is part of the cluster.
@@ -182,6 +191,7 @@ impl Nodes {
             record.version = facts.version;
             (!same).then(|| record.clone())
         };
+        self.shared.changed.send_replace(());
         match changed {
             Some(record) => self.save(&record).await,
             None => Ok(()),
@@ -242,6 +252,7 @@ impl Nodes {
         self.shared.records.delete(&NodeRecord::key(node)).await?;
         self.shared.entries.lock().remove(node);
         liveness.step(Input::Remove { node: node.clone() });
+        self.shared.changed.send_replace(());
         self.shared.dispatcher.removed(node);
         self.shared.events.emit(
             self.shared.clock.wall(),
@@ -298,6 +309,7 @@ impl Listener for Nodes {
             .events
             .emit(now, &format!("node.{to}"), node.as_str(), data);
         self.shared.dispatcher.availability(node, availability(to));
+        self.shared.changed.send_replace(());
     }
 
     fn lease_lost(&self, node: &NodeId, epoch: Epoch) {

@@ -69,7 +69,7 @@ pub(super) async fn waiting(server: &Server, id: JobId) -> Option<WhyView> {
 }
 
 /// Every candidate with its refusal or the terms of its score.
-pub(super) fn considered(explanation: &Explanation) -> Vec<ConsideredView> {
+pub(crate) fn considered(explanation: &Explanation) -> Vec<ConsideredView> {
     explanation
         .considered
         .iter()

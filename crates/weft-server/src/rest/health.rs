@@ -41,6 +41,11 @@ pub async fn metrics(State(server): App) -> Result<impl IntoResponse, ApiError> 
     let gauges = server.dispatcher.ask(|shell| shell.gauges()).await?;
     let mut nodes = server.nodes.views(&server.liveness);
     server.metrics.activity.fill(&mut nodes);
+    let metrics = &server.metrics.services;
+    server
+        .services
+        .workloads
+        .read(|tables| metrics.count(tables));
     let text = server.metrics.encode(&gauges, &nodes)?;
     Ok((
         [(

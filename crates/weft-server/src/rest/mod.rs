@@ -8,8 +8,9 @@ mod after;
 mod blobs;
 mod dead;
 pub(crate) mod events;
-mod explain;
+pub(crate) mod explain;
 mod health;
+mod hooks;
 pub(crate) mod jobs;
 mod logs;
 pub(crate) mod nodes;
@@ -18,10 +19,13 @@ pub(crate) mod page;
 pub(crate) mod problem;
 pub(crate) mod results;
 mod scheduler;
+mod secrets;
 mod sent;
 pub(crate) mod stream;
 pub(crate) mod submit;
 mod tokens;
+pub(crate) mod unit_streams;
+pub(crate) mod workloads;
 
 use std::sync::Arc;
 
@@ -50,7 +54,8 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/healthz", get(health::health))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .route("/openapi.json", get(openapi::openapi));
+        .route("/openapi.json", get(openapi::openapi))
+        .route("/v1/hooks/{namespace}/{name}", post(hooks::receive));
     let guarded = Router::new()
         .route("/v1/jobs", get(jobs::list).post(submit::submit))
         .route("/v1/jobs/{id}", get(jobs::show).delete(jobs::remove))
@@ -62,6 +67,25 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/v1/jobs/{id}/explain", get(explain::explain))
         .route("/v1/results/{id}", get(results::page))
         .route("/v1/logs/jobs/{id}", get(logs::logs))
+        .route("/v1/workloads", get(workloads::list).post(workloads::post))
+        .route(
+            "/v1/workloads/{id}",
+            get(workloads::show)
+                .patch(workloads::change)
+                .delete(workloads::remove),
+        )
+        .route("/v1/workloads/{id}/explain", get(workloads::explained))
+        .route("/v1/workloads/{id}/exec", get(unit_streams::exec))
+        .route(
+            "/v1/workloads/{id}/port-forward",
+            get(unit_streams::port_forward),
+        )
+        .route("/v1/logs/workloads/{id}", get(unit_streams::output))
+        .route("/v1/secrets", get(secrets::list))
+        .route(
+            "/v1/secrets/{name}",
+            get(secrets::show).put(secrets::put).delete(secrets::remove),
+        )
         .route("/v1/dlq", get(dead::list))
         .route("/v1/dlq/requeue", post(dead::requeue))
         .route("/v1/dlq/{job}", delete(dead::drop_job))

@@ -13,6 +13,7 @@ use utoipa::OpenApi;
         description = "One computer out of many: describe work once, it runs in the cheapest place that satisfies it."
     ),
     components(schemas(
+        weft_api::Applied,
         weft_api::Changed,
         weft_api::DeadLetterView,
         weft_api::EventView,
@@ -21,6 +22,12 @@ use utoipa::OpenApi;
         weft_api::JobView,
         weft_api::LogLine,
         weft_api::NodePatch,
+        weft_api::PlanView,
+        weft_api::SecretRequest,
+        weft_api::SecretView,
+        weft_api::UnitLogView,
+        weft_api::WorkloadPatch,
+        weft_api::WorkloadView,
         weft_api::NodeView,
         weft_api::Problem,
         weft_api::RequeueRequest,
@@ -124,6 +131,26 @@ const OPERATIONS: &[Operation] = &[
     operation("get", "/v1/jobs/{id}/explain", "Why a job is where it is, or nowhere", One("ExplainView")),
     operation("get", "/v1/results/{id}", "Results that are there", Page("ResultView")).query(&["limit", "cursor"]),
     operation("get", "/v1/logs/jobs/{id}", "What tasks print; with follow until they end", Lines("LogLine")).query(&["task", "follow"]),
+    operation("get", "/v1/workloads", "Services, by namespace and name", Page("WorkloadView")).query(&["limit", "cursor", "namespace", "state"]),
+    operation("post", "/v1/workloads", "Apply a service; 201 when it is new, 200 when it was there; with dry_run=true the answer is a PlanView and nothing changes; If-Match takes the revision it must have", One("Applied"))
+        .query(&["dry_run"]).body("Workload").status("201"),
+    operation("get", "/v1/workloads/{id}", "A service by id, unique prefix or name, with its specification and its units; with wait, once it is running, healthy or gone (for) or the wait is over", One("WorkloadView"))
+        .query(&["namespace", "wait", "for"]),
+    operation("patch", "/v1/workloads/{id}", "Scale, stop, start or restart a service", One("WorkloadView")).query(&["namespace"]).body("WorkloadPatch"),
+    operation("delete", "/v1/workloads/{id}", "Delete a service with everything of it: 202 while something of it is left, 200 when nothing is left within wait", One("WorkloadView"))
+        .query(&["namespace", "wait"]).status("202"),
+    operation("get", "/v1/workloads/{id}/explain", "Why its units are where they are, or why nothing can run", One("ExplainView")).query(&["namespace"]),
+    operation("get", "/v1/workloads/{id}/exec", "Run a command inside a unit over a WebSocket: the first byte of each binary message names a channel, 0 to the command, 1 and 2 from it, 3 its end, 4 the terminal's size", Nothing)
+        .query(&["namespace", "unit", "part", "command", "tty", "columns", "rows"]).status("101"),
+    operation("get", "/v1/workloads/{id}/port-forward", "A connection to a port inside a unit over a WebSocket: binary messages are its bytes, empty ones end a direction", Nothing)
+        .query(&["namespace", "unit", "port"]).status("101"),
+    operation("get", "/v1/logs/workloads/{id}", "What units print, merged by time; with follow also those to come", Lines("UnitLogView"))
+        .query(&["namespace", "unit", "follow", "tail", "since", "previous"]),
+    operation("get", "/v1/secrets", "Secrets, without their values", Page("SecretView")).query(&["limit", "cursor", "namespace"]),
+    operation("get", "/v1/secrets/{name}", "A secret, without its values", One("SecretView")).query(&["namespace"]),
+    operation("put", "/v1/secrets/{name}", "Set all values of a secret; units that are made later get them", One("SecretView")).query(&["namespace"]).body("SecretRequest"),
+    operation("delete", "/v1/secrets/{name}", "Forget a secret that no service uses", Nothing).query(&["namespace"]).status("204"),
+    operation("post", "/v1/hooks/{namespace}/{name}", "A push to the repository of a Compose application, signed by its HMAC-SHA256 as x-hub-signature-256: its units are made anew", Other("application/json")).status("202").open(),
     operation("get", "/v1/dlq", "Dead letters, newest job first, each with its attempts; a page may be short and not the last", Page("DeadLetterView"))
         .query(&["limit", "cursor", "job", "reason", "namespace"]),
     operation("post", "/v1/dlq/requeue", "Give dead letters all their attempts again; answers when that is on disk", One("Changed")).body("RequeueRequest"),

@@ -20,6 +20,7 @@ use super::after;
 use super::problem::ApiError;
 use super::submit::{at_task, encode_task, new_job};
 use crate::dispatch::NewJob;
+use crate::services::apply::only_job;
 use crate::state::Server;
 
 /// How many tasks, and about how many bytes of them, are written at once.
@@ -69,6 +70,7 @@ pub(crate) async fn accept(
         return Err(FieldError::new("tasks", "the tasks of a stream come after its job").into());
     }
     workload.check()?;
+    only_job(&workload)?;
     after::settle(server, &mut workload).await?;
     let mut job = new_job(&workload, 0, server.clock.wall())?;
     job.idempotency_key = key;

@@ -21,6 +21,7 @@ use super::page::{Params, wait};
 use super::problem::ApiError;
 use super::{App, after, jobs, stream};
 use crate::dispatch::NewJob;
+use crate::services::apply::only_job;
 use crate::state::Server;
 
 /// The longest idempotency key, in bytes.
@@ -132,6 +133,7 @@ pub(crate) async fn accept(
     key: Option<String>,
 ) -> Result<JobId, ApiError> {
     workload.check()?;
+    only_job(&workload)?;
     after::settle(server, &mut workload).await?;
     let job = whole_job(workload, key, server.clock.wall())?;
     Ok(server.dispatcher.submit(job).await?)

@@ -9,9 +9,10 @@ use weft_proto::v1::agent_message::Message;
 use weft_proto::v1::server_message::Message as Answer;
 use weft_types::{JobId, NodeId, Reason};
 
-use super::writer::Ready;
 use crate::dispatch::{NodeReport, Report};
 use crate::liveness::Beat;
+use crate::services::reports::{Reports, take_loads};
+use crate::services::sessions::Ready;
 use crate::state::Server;
 
 /// The most task attempts one message may name.
@@ -23,6 +24,7 @@ pub(super) struct Reader {
     pub(super) node: NodeId,
     pub(super) epoch: u64,
     pub(super) ready: Ready,
+    pub(super) units: Arc<Reports>,
 }
 
 impl Reader {
@@ -43,6 +45,7 @@ impl Reader {
             }
         }
         self.server.nodes.session_closed(&self.node, self.epoch);
+        self.server.services.sessions.closed(&self.node, self.epoch);
     }
 
     async fn take(&self, message: v1::AgentMessage) -> Result<(), Status> {
@@ -69,7 +72,14 @@ impl Reader {
                 Ok(())
             }
             Some(Message::Renew(request)) => self.renew(&request).await,
-            Some(Message::Units(_) | Message::Loads(_)) => Ok(()),
+            Some(Message::Units(reports)) => {
+                self.not_fenced()?;
+                self.units.take(&self.node, reports)
+            }
+            Some(Message::Loads(loads)) => {
+                self.not_fenced()?;
+                take_loads(&self.server, &self.node, loads)
+            }
             Some(Message::Hello(_)) => {
                 Err(Status::invalid_argument("hello: a session has only one"))
             }
@@ -80,12 +90,37 @@ impl Reader {
         match self.server.liveness.heartbeat(&self.node, self.epoch) {
             Beat::Renewed => {
                 self.server.nodes.heartbeat(&self.node, beat);
+                let answer = v1::Beat {
+                    sent_ms: beat.sent_ms,
+                };
+                let message = v1::ServerMessage {
+                    message: Some(Answer::Beat(answer)),
+                };
+                // Never waits: behind a slow connection the next heartbeat must still be read.
+                let _ = self.ready.try_send(Ok(message));
                 Ok(())
             }
-            Beat::Fenced => Err(Status::failed_precondition(
-                "the lease of this session has ended; open another",
-            )),
+            Beat::Fenced => Err(fenced()),
         }
+    }
+
+    /// Whether this session still speaks for its node.
+    fn not_fenced(&self) -> Result<(), Status> {
+        if self.server.liveness.epoch(&self.node) == Some(self.epoch) {
+            Ok(())
+        } else {
+            Err(fenced())
+        }
+    }
+
+    async fn answer(&self, message: Answer) -> Result<(), Status> {
+        let message = v1::ServerMessage {
+            message: Some(message),
+        };
+        self.ready
+            .send(Ok(message))
+            .await
+            .map_err(|_| Status::cancelled("the agent is gone"))
     }
 
     async fn report(&self, report: NodeReport) -> Result<(), Status> {
@@ -108,14 +143,12 @@ impl Reader {
                 error: error.to_string(),
             },
         };
-        let message = v1::ServerMessage {
-            message: Some(Answer::Renewed(answer)),
-        };
-        self.ready
-            .send(Ok(message))
-            .await
-            .map_err(|_| Status::cancelled("the agent is gone"))
+        self.answer(Answer::Renewed(answer)).await
     }
+}
+
+fn fenced() -> Status {
+    Status::failed_precondition("the lease of this session has ended; open another")
 }
 
 fn reason(code: u32) -> Option<Reason> {

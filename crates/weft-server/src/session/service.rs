@@ -1,11 +1,12 @@
 //! The gRPC service of agents.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_pki::Identity;
@@ -21,6 +22,9 @@ use crate::Error;
 use crate::dispatch::{MAX_WAITING_WORK, NodeReport};
 use crate::listener::Peer;
 use crate::nodes::{SessionFacts, availability};
+use crate::services::reports::Reports;
+use crate::services::sessions::{Ready, Session};
+use crate::services::units::Push;
 use crate::state::Server;
 
 /// How long an agent may take to greet.
@@ -89,6 +93,8 @@ impl v1::agent_server::Agent for AgentService {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let node = self.node(&request)?;
+        let from = request.extensions().get::<Peer>();
+        let from = from.map(|peer| peer.address.ip());
         let mut messages = request.into_inner();
         let (ready, encoded) = mpsc::channel(MAX_READY_MESSAGES);
         let server = Arc::clone(&self.server);
@@ -96,7 +102,9 @@ impl v1::agent_server::Agent for AgentService {
         tokio::spawn(async move {
             match greeting(&mut messages).await {
                 Ok(hello) => {
-                    if let Err(status) = open(server, node, hello, messages, ready.clone()).await {
+                    if let Err(status) =
+                        open(server, node, from, hello, messages, ready.clone()).await
+                    {
                         let _ = ready.send(Err(status)).await;
                     }
                 }
@@ -112,8 +120,10 @@ impl v1::agent_server::Agent for AgentService {
         &self,
         request: Request<Streaming<v1::TunnelFrame>>,
     ) -> Result<Response<Self::TunnelStream>, Status> {
-        self.node(&request)?;
-        Err(Status::not_found("nobody asked for this tunnel"))
+        let node = self.node(&request)?;
+        let tunnels = &self.server.services.tunnels;
+        let frames = tunnels.accept(&node, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(frames))))
     }
 
     async fn get_blob(
@@ -152,9 +162,10 @@ async fn greeting(messages: &mut Streaming<v1::AgentMessage>) -> Result<v1::Hell
 async fn open(
     server: Arc<Server>,
     node: NodeId,
+    from: Option<IpAddr>,
     hello: v1::Hello,
     messages: Streaming<v1::AgentMessage>,
-    ready: super::writer::Ready,
+    ready: Ready,
 ) -> Result<(), Status> {
     let capacity_message = hello.capacity.unwrap_or_default();
     let capacity = weft_proto::capacity_from_proto(&capacity_message)
@@ -186,13 +197,26 @@ async fn open(
         ..Candidate::default()
     };
     let (outbound, work) = mpsc::channel(MAX_WAITING_WORK);
+    let (welcome, welcomed) = oneshot::channel();
     let writer = Writer {
         server: Arc::clone(&server),
         node: node.clone(),
         epoch,
         ready: ready.clone(),
+        welcomed: Some(welcome),
     };
     tokio::spawn(writer.run(work));
+    let session = Session::new(epoch, ready.clone(), from, hello.peer_port);
+    server.services.sessions.opened(&node, session);
+    let units = Arc::new(Reports::default());
+    tokio::spawn(serve_units(
+        Arc::clone(&server),
+        node.clone(),
+        epoch,
+        ready.clone(),
+        Arc::clone(&units),
+        welcomed,
+    ));
     let max_held = capacity_message.max_held_tasks.clamp(1, MAX_HELD_TASKS);
     let up = NodeReport::Up {
         candidate: Box::new(candidate),
@@ -211,10 +235,36 @@ async fn open(
             node,
             epoch,
             ready,
+            units,
         }
         .run(messages),
     );
     Ok(())
+}
+
+/// Tells a node its units, and writes how they are, from its welcome to the end of its session.
+async fn serve_units(
+    server: Arc<Server>,
+    node: NodeId,
+    epoch: u64,
+    ready: Ready,
+    reports: Arc<Reports>,
+    welcomed: oneshot::Receiver<()>,
+) {
+    if welcomed.await.is_err() {
+        return;
+    }
+    let writing = Arc::clone(&reports).write(Arc::clone(&server), node.clone(), epoch);
+    let push = Push {
+        server,
+        node,
+        ready,
+        reports,
+    };
+    tokio::select! {
+        () = push.run() => {}
+        () = writing => {}
+    }
 }
 
 fn short(text: &str) -> String {

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
-use tonic::Status;
+use tokio::sync::{mpsc, oneshot};
 use weft_core::dispatch::{TaskRef, TaskRun};
 use weft_proto::v1;
 use weft_proto::v1::server_message::Message;
 use weft_types::{JobId, NodeId};
 
 use crate::dispatch::Work;
+use crate::services::sessions::Ready;
 use crate::state::Server;
 
 /// Messages that are encoded and wait for the network.
@@ -22,23 +22,26 @@ const MAX_DISPATCH_BYTES: usize = 8 << 20;
 /// About how many bytes a task takes beside its payload.
 const ITEM_BYTES: usize = 16;
 
-/// The way of encoded messages to the network.
-pub(super) type Ready = mpsc::Sender<Result<v1::ServerMessage, Status>>;
-
 /// Writes what the dispatcher sends until it ends the session or the agent is gone.
 pub(super) struct Writer {
     pub(super) server: Arc<Server>,
     pub(super) node: NodeId,
     pub(super) epoch: u64,
     pub(super) ready: Ready,
+    /// Told once the agent was welcomed.
+    pub(super) welcomed: Option<oneshot::Sender<()>>,
 }
 
 impl Writer {
-    pub(super) async fn run(self, mut work: mpsc::Receiver<Work>) {
+    pub(super) async fn run(mut self, mut work: mpsc::Receiver<Work>) {
         while let Some(item) = work.recv().await {
             let last = matches!(item, Work::End(_));
+            let first = matches!(item, Work::Attached { .. });
             if self.write(item).await.is_err() || last {
                 break;
+            }
+            if let Some(welcomed) = self.welcomed.take_if(|_| first) {
+                let _ = welcomed.send(());
             }
         }
     }

@@ -17,6 +17,7 @@ use axum::extract::State;
 use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::response::Response;
+use tokio::sync::OwnedSemaphorePermit;
 use weft_api::{MAX_BODY_BYTES, Problem};
 use weft_types::Reason;
 
@@ -33,6 +34,24 @@ pub async fn open(
     State(server): State<Arc<Server>>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiError> {
+    let (upgrade, room) = upgraded(&server, upgrade)?;
+    Ok(upgrade
+        .max_message_size(MAX_BODY_BYTES)
+        .max_frame_size(MAX_BODY_BYTES)
+        .on_upgrade(move |socket| async move {
+            connection::serve(server, socket).await;
+            drop(room);
+        }))
+}
+
+/// A request that may become a WebSocket, with the room it takes.
+///
+/// # Errors
+/// When it asks for something else, or there are too many connections.
+pub fn upgraded(
+    server: &Server,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<(WebSocketUpgrade, OwnedSemaphorePermit), ApiError> {
     let upgrade = upgrade.map_err(|rejection| {
         Problem::new(
             426,
@@ -49,11 +68,5 @@ pub async fn open(
             FULL_RETRY_S,
         )
     })?;
-    Ok(upgrade
-        .max_message_size(MAX_BODY_BYTES)
-        .max_frame_size(MAX_BODY_BYTES)
-        .on_upgrade(move |socket| async move {
-            connection::serve(server, socket).await;
-            drop(room);
-        }))
+    Ok((upgrade, room))
 }

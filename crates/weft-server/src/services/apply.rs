@@ -1,0 +1,464 @@
+//! Writing what somebody wants: apply, changes from day to day, deletion.
+//!
+//! Every write compares the revision that it read and begins again when it lost a race, so that
+//! servers need no agreement. Applying the same twice writes nothing.
+
+use serde_json::json;
+use weft_api::{ApplyOutcome, ChangeView, Problem, ProblemField, WorkloadPatch};
+use weft_core::service::record::{RECORD_VERSION, WorkloadRecord};
+use weft_store::Txn;
+use weft_types::{
+    FieldError, MAX_REPLICAS, Namespace, NetworkMode, Reason, Run, Workload, WorkloadId,
+};
+
+use super::cache::Tables;
+use super::{diff, resolve};
+use crate::Error;
+use crate::records::{put_json, unchanged};
+use crate::rest::problem::ApiError;
+use crate::state::Server;
+
+/// The most services of a cluster.
+const MAX_WORKLOADS: usize = 20_000;
+/// The largest specification, in bytes of JSON: its assignments are kept with a decision each,
+/// and a rollout beside it, within the limit of the store's values.
+const MAX_SPEC_BYTES: usize = 512 << 10;
+/// How often a write that lost a race begins again.
+const MAX_TRIES: usize = 32;
+/// Changes with every change of published ports: two services never get the same one.
+const PORTS_KEY: &str = "meta/published-ports";
+/// The version that specifications are kept in.
+const API_VERSION: &str = "weft/v1";
+
+/// What an apply does, or would do.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    /// What would be kept.
+    pub record: WorkloadRecord,
+    /// What becomes of it.
+    pub outcome: ApplyOutcome,
+    /// What differs.
+    pub changes: Vec<ChangeView>,
+    /// Whether units would be replaced one after the other.
+    pub replaces_units: bool,
+    /// The revision of the key it rests on.
+    since: Option<u64>,
+}
+
+/// A checked specification of a service.
+///
+/// # Errors
+/// The field that is refused, or the right that is missing.
+pub fn checked(server: &Server, mut spec: Workload) -> Result<Workload, ApiError> {
+    spec.check()?;
+    if spec.run == Run::Job {
+        let error = FieldError::new("run", "a job is not applied, it is submitted");
+        return Err(Problem::invalid(error)
+            .with_next("POST /v1/jobs takes it (`weft run`); a service has `run: service`")
+            .into());
+    }
+    spec.api_version = Some(API_VERSION.to_owned());
+    check_rights(server, &spec)?;
+    let size = serde_json::to_vec(&spec).map_or(usize::MAX, |json| json.len());
+    if size > MAX_SPEC_BYTES {
+        let message = format!("{size} bytes as JSON, more than {MAX_SPEC_BYTES}");
+        return Err(FieldError::new("", message).into());
+    }
+    Ok(spec)
+}
+
+/// A specification of a service at the door of jobs.
+///
+/// # Errors
+/// Always when it is one.
+pub fn only_job(spec: &Workload) -> Result<(), ApiError> {
+    if spec.run == Run::Job {
+        return Ok(());
+    }
+    let error = FieldError::new("run", "a service is not submitted, it is applied");
+    Err(Problem::invalid(error)
+        .with_next("POST /v1/workloads takes it (`weft apply -f FILE`)")
+        .into())
+}
+
+/// What needs a right that the namespace may not have.
+fn check_rights(server: &Server, spec: &Workload) -> Result<(), ApiError> {
+    if server.services.allow_privileged.contains(&spec.namespace) {
+        return Ok(());
+    }
+    let Some(path) = privileged_field(spec) else {
+        return Ok(());
+    };
+    let namespace = &spec.namespace;
+    let message = format!("not allowed in the namespace {namespace}");
+    let mut problem = Problem::new(
+        403,
+        "permission-denied",
+        Reason::PermissionDenied,
+        format!("{path}: {message}"),
+    )
+    .with_next(format!(
+        "leave it out, or have an administrator add {namespace:?} to the server's `allow_privileged`"
+    ));
+    problem.errors.push(ProblemField { path, message });
+    Err(problem.into())
+}
+
+/// The first field that gives a container rights over its node.
+fn privileged_field(spec: &Workload) -> Option<String> {
+    let container = spec.container.as_deref()?;
+    if container.privileged {
+        return Some("container.privileged".to_owned());
+    }
+    if container.network == NetworkMode::Host {
+        return Some("container.network".to_owned());
+    }
+    let mut volumes = container.volumes.iter();
+    let index = volumes.position(|volume| volume.host.is_some())?;
+    Some(format!("container.volumes[{index}].host"))
+}
+
+/// The published ports of a specification, each with the field that publishes it.
+pub fn published(spec: &Workload) -> Vec<(String, weft_types::PortSpec)> {
+    let container = spec.container.iter().flat_map(|container| {
+        let ports = container.ports.iter().enumerate();
+        ports.map(|(index, port)| (format!("container.ports[{index}]"), *port))
+    });
+    let networks = spec.vm.iter().flat_map(|vm| vm.networks.iter().enumerate());
+    let vm = networks.flat_map(|(network, spec)| {
+        let ports = spec.ports.iter().enumerate();
+        ports.map(move |(index, port)| (format!("vm.networks[{network}].ports[{index}]"), *port))
+    });
+    container.chain(vm).collect()
+}
+
+/// What applying a checked specification would do now.
+///
+/// # Errors
+/// When it may not be applied as things are.
+pub async fn draft(
+    server: &Server,
+    spec: &Workload,
+    if_match: Option<u64>,
+) -> Result<Draft, ApiError> {
+    let name = name_of(spec);
+    let key = WorkloadRecord::key(&spec.namespace, name);
+    let current = server.records.get::<WorkloadRecord>(&key).await?;
+    let found = current.as_ref().map(|(record, _)| record.revision);
+    if if_match.is_some() && if_match != found {
+        return Err(conflict(name, found));
+    }
+    server
+        .services
+        .workloads
+        .read(|tables| resolve::check(tables, spec))?;
+    let now_ms = server.clock.wall().as_millis();
+    let Some((old, since)) = current else {
+        let count = server.services.workloads.read(|t| t.workloads().count());
+        if count >= MAX_WORKLOADS {
+            return Err(ApiError::too_many(
+                format!("there are {count} services"),
+                60,
+            ));
+        }
+        return Ok(Draft {
+            record: new_record(spec.clone(), now_ms)?,
+            outcome: ApplyOutcome::Created,
+            changes: Vec::new(),
+            replaces_units: false,
+            since: None,
+        });
+    };
+    if old.deleting {
+        return Err(being_deleted(name));
+    }
+    let replaces_units = diff::replaces_units(&old.spec, spec);
+    let changes = diff::changes(&old.spec, spec);
+    let outcome = if old.spec == *spec {
+        ApplyOutcome::Unchanged
+    } else {
+        ApplyOutcome::Changed
+    };
+    let keeps_scale = old.spec.replicas == spec.replicas;
+    let record = WorkloadRecord {
+        revision: old.revision + u64::from(replaces_units),
+        scale: old.scale.filter(|_| keeps_scale),
+        spec: spec.clone(),
+        changed_ms: now_ms,
+        ..old
+    };
+    Ok(Draft {
+        record,
+        outcome,
+        changes,
+        replaces_units,
+        since: Some(since),
+    })
+}
+
+/// Applies a checked specification.
+///
+/// # Errors
+/// When it may not be applied as things are, or the store cannot be written.
+pub async fn apply(
+    server: &Server,
+    spec: Workload,
+    if_match: Option<u64>,
+) -> Result<Draft, ApiError> {
+    for _ in 0..MAX_TRIES {
+        let ports = reserve_ports(server, &spec).await?;
+        let draft = draft(server, &spec, if_match).await?;
+        if draft.outcome == ApplyOutcome::Unchanged {
+            return Ok(draft);
+        }
+        let key = WorkloadRecord::key(&spec.namespace, name_of(&spec));
+        let mut txn = Txn::new()
+            .when(unchanged(&key, draft.since))
+            .then(put_json(&key, &draft.record)?);
+        if let Some(since) = ports {
+            txn = txn
+                .when(unchanged(PORTS_KEY, since))
+                .then(put_json(PORTS_KEY, &draft.record.id)?);
+        }
+        if written(server, txn).await? {
+            let data = json!({
+                "name": name_of(&spec), "namespace": spec.namespace,
+                "outcome": draft.outcome, "revision": draft.record.revision,
+            });
+            tell(server, "service.applied", &draft.record, data);
+            return Ok(draft);
+        }
+    }
+    Err(contended())
+}
+
+/// Whether every port that a specification publishes is free.
+///
+/// # Errors
+/// The field with one that is not.
+pub async fn check_ports(server: &Server, spec: &Workload) -> Result<(), ApiError> {
+    reserve_ports(server, spec).await.map(|_| ())
+}
+
+/// The revision that the claims of ports have, when the specification publishes any: nobody else
+/// has one of them as of then.
+async fn reserve_ports(server: &Server, spec: &Workload) -> Result<Option<Option<u64>>, ApiError> {
+    let wanted = published(spec);
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let (claims, revision) = server.records.list_raw(PORTS_KEY).await?;
+    server.services.workloads.reached(revision).await;
+    let mine = (&spec.namespace, name_of(spec));
+    let taken = server
+        .services
+        .workloads
+        .read(|tables| taken_port(tables, mine, &wanted));
+    match taken {
+        Some(problem) => Err(problem.into()),
+        None => Ok(Some(claims.first().map(|kv| kv.mod_revision))),
+    }
+}
+
+fn taken_port(
+    tables: &Tables,
+    mine: (&Namespace, &str),
+    wanted: &[(String, weft_types::PortSpec)],
+) -> Option<Problem> {
+    tables.workloads().find_map(|other| {
+        let theirs = &other.value.spec;
+        if (&theirs.namespace, name_of(theirs)) == mine {
+            return None;
+        }
+        let published = published(theirs);
+        let is_taken = |port: u16| published.iter().any(|(_, other)| other.port == port);
+        let (path, port) = wanted.iter().find(|(_, port)| is_taken(port.port))?;
+        let message = format!(
+            "port {} is published by the service {:?} in the namespace {}",
+            port.port,
+            name_of(theirs),
+            theirs.namespace
+        );
+        let mut problem = Problem::new(
+            409,
+            "port-taken",
+            Reason::InvalidSpec,
+            format!("{path}: {message}"),
+        )
+        .with_next("publish another port, or delete that service");
+        problem.errors.push(ProblemField {
+            path: path.clone(),
+            message,
+        });
+        Some(problem)
+    })
+}
+
+/// Scales, stops, starts again or restarts a service.
+///
+/// # Errors
+/// The field that is refused, a conflict, or when the store cannot be written.
+pub async fn patch(
+    server: &Server,
+    key: &str,
+    patch: &WorkloadPatch,
+    if_match: Option<u64>,
+) -> Result<WorkloadRecord, ApiError> {
+    if *patch == WorkloadPatch::default() {
+        let message = "nothing to change; give `scale`, `stopped` or `restart`";
+        return Err(FieldError::new("", message).into());
+    }
+    change(server, key, if_match, |record| {
+        if record.deleting {
+            return Err(being_deleted(name_of(&record.spec)));
+        }
+        if let Some(scale) = patch.scale {
+            check_scale(&record.spec, scale)?;
+            record.scale = Some(scale);
+        }
+        record.stopped = patch.stopped.unwrap_or(record.stopped);
+        record.restarts += u64::from(patch.restart);
+        Ok(())
+    })
+    .await
+}
+
+fn check_scale(spec: &Workload, scale: u32) -> Result<(), FieldError> {
+    let replicas = spec.replicas.unwrap_or_default();
+    let max = if spec.exclusive {
+        1
+    } else {
+        replicas.max.min(MAX_REPLICAS)
+    };
+    if (replicas.min..=max).contains(&scale) {
+        return Ok(());
+    }
+    let message = format!(
+        "{scale} is not between `replicas.min` {} and `replicas.max` {max}; apply other bounds first",
+        replicas.min
+    );
+    Err(FieldError::new("scale", message))
+}
+
+/// Has everything of a service removed; its key goes when nothing of it is left.
+///
+/// # Errors
+/// A conflict, or when the store cannot be written.
+pub async fn delete(
+    server: &Server,
+    key: &str,
+    if_match: Option<u64>,
+) -> Result<WorkloadRecord, ApiError> {
+    change(server, key, if_match, |record| {
+        record.deleting = true;
+        Ok(())
+    })
+    .await
+}
+
+/// Changes a record that is there; one that is as it should be already is not written.
+pub async fn change(
+    server: &Server,
+    key: &str,
+    if_match: Option<u64>,
+    change: impl Fn(&mut WorkloadRecord) -> Result<(), ApiError>,
+) -> Result<WorkloadRecord, ApiError> {
+    for _ in 0..MAX_TRIES {
+        let Some((old, since)) = server.records.get::<WorkloadRecord>(key).await? else {
+            return Err(unknown(key.rsplit('/').next().unwrap_or(key)).into());
+        };
+        if if_match.is_some_and(|wanted| wanted != old.revision) {
+            return Err(conflict(name_of(&old.spec), Some(old.revision)));
+        }
+        let mut record = old.clone();
+        change(&mut record)?;
+        if record == old {
+            return Ok(record);
+        }
+        record.changed_ms = server.clock.wall().as_millis();
+        let txn = Txn::new()
+            .when(unchanged(key, Some(since)))
+            .then(put_json(key, &record)?);
+        if written(server, txn).await? {
+            let data = json!({
+                "name": name_of(&record.spec), "namespace": record.spec.namespace,
+                "scale": record.scale, "stopped": record.stopped,
+                "deleting": record.deleting, "restarts": record.restarts,
+            });
+            tell(server, "service.changed", &record, data);
+            return Ok(record);
+        }
+    }
+    Err(contended())
+}
+
+/// Writes, and waits until the server's own reading has it, so that the answer shows it.
+async fn written(server: &Server, txn: Txn) -> Result<bool, Error> {
+    let outcome = server.records.txn(txn).await?;
+    server.services.workloads.reached(outcome.revision).await;
+    Ok(outcome.succeeded)
+}
+
+fn tell(server: &Server, kind: &str, record: &WorkloadRecord, data: serde_json::Value) {
+    let now = server.clock.wall();
+    server.events.emit(now, kind, &record.id.to_string(), data);
+}
+
+fn new_record(spec: Workload, now_ms: u64) -> Result<WorkloadRecord, Error> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| Error::Corrupt {
+        what: "random numbers".to_owned(),
+        detail: error.to_string(),
+    })?;
+    Ok(WorkloadRecord {
+        v: RECORD_VERSION,
+        id: WorkloadId(u64::from_le_bytes(random)),
+        revision: 1,
+        spec,
+        scale: None,
+        stopped: false,
+        deleting: false,
+        restarts: 0,
+        created_ms: now_ms,
+        changed_ms: now_ms,
+    })
+}
+
+/// The name of a checked service; it has one.
+pub fn name_of(spec: &Workload) -> &str {
+    spec.name.as_ref().map_or("", |name| name.as_str())
+}
+
+/// A service that is not there.
+pub fn unknown(id: &str) -> Error {
+    Error::NotFound {
+        what: "workload",
+        id: id.to_owned(),
+    }
+}
+
+fn conflict(name: &str, revision: Option<u64>) -> ApiError {
+    let detail = match revision {
+        Some(revision) => format!("{name:?} has revision {revision} by now"),
+        None => format!("there is no service {name:?} any more"),
+    };
+    let mut problem = Problem::new(409, "conflict", Reason::InvalidSpec, detail)
+        .with_next("read it again, and send the change with the revision it has now");
+    problem.revision = revision;
+    problem.into()
+}
+
+fn being_deleted(name: &str) -> ApiError {
+    Problem::new(
+        409,
+        "being-deleted",
+        Reason::InvalidSpec,
+        format!("{name:?} is being deleted"),
+    )
+    .with_next("wait until it is gone, with `DELETE …?wait=30s`, and apply it again")
+    .into()
+}
+
+fn contended() -> ApiError {
+    ApiError::too_many("others change the same services all the time", 1)
+}
