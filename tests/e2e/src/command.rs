@@ -187,7 +187,6 @@ impl Done {
     ///
     /// # Panics
     /// When it is another.
-    #[must_use]
     pub fn expect_code(self, code: i32) -> Self {
         assert_eq!(
             self.code, code,

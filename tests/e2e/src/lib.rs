@@ -5,12 +5,14 @@ mod cluster;
 mod command;
 pub mod doors;
 mod engine;
+mod fleet;
 mod netns;
 mod wait;
 
 pub use cluster::{AgentProcess, Cluster, UpOptions, processes_with};
 pub use command::{Done, Weft, finish};
 pub use engine::Engine;
+pub use fleet::{AGENTS, Fleet, Load, PATIENCE, web_image};
 pub use netns::Namespaces;
 pub use wait::{eventually, eventually_some};
 

@@ -1,0 +1,326 @@
+//! Services on three nodes with addresses of their own: applied, updated under load, rolled back,
+//! drained, scaled, killed and deleted.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::Value;
+use weft_e2e::{Fleet, Load, PATIENCE, eventually, web_image};
+
+/// A web service of an image.
+fn web(image: &str, replicas: u32, more: &str) -> String {
+    format!(
+        "apiVersion: weft/v1\nname: web\nrun: service\nruntime: container\ncontainer:\n  \
+         image: {image}\n  ports: ['8080:80/http']\n  healthcheck: {{http: {{port: 80, path: /healthz}}, \
+         interval: 300ms, timeout: 2s, retries: 3}}\nreplicas: {{min: 1, max: 6, target: {replicas}}}\n\
+         update: {{deadline: 15s}}\nresources: {{cpu: 100m, memory: 64Mi, disk: 0}}\n\
+         placement: {{spread: node}}\n{more}"
+    )
+}
+
+fn ready(service: &Value) -> u64 {
+    service["replicas"]["ready"].as_u64().unwrap_or(0)
+}
+
+/// The nodes of units that are ready.
+fn nodes(service: &Value) -> BTreeSet<String> {
+    let units = service["units"].as_array().cloned().unwrap_or_default();
+    units
+        .iter()
+        .filter(|unit| unit["ready"] == true)
+        .filter_map(|unit| unit["node"].as_str().map(str::to_owned))
+        .collect()
+}
+
+#[test]
+fn a_web_service_lives_through_updates_a_bad_version_a_drain_and_its_end() {
+    let Some(fleet) = Fleet::up() else {
+        return;
+    };
+    let first = fleet.push("web:1", &web_image("one", true)).tagged;
+    let second = fleet.push("web:2", &web_image("two", true)).tagged;
+    let bad = fleet.push("web:3", &web_image("three", false)).tagged;
+
+    fleet.apply(&web(&first, 3, ""), true).expect_code(0);
+    let service = fleet.service("web");
+    assert_eq!(ready(&service), 3, "{service}");
+    assert_eq!(nodes(&service).len(), 3, "one on each node: {service}");
+    for node in 1..=3 {
+        assert_eq!(fleet.fetch(node, 8080, "/"), "one", "node {node}");
+    }
+    let again = fleet.apply(&web(&first, 3, ""), false).expect_code(0);
+    assert!(again.stdout.contains("unchanged"), "{}", again.stdout);
+
+    let load = Load::start(&fleet, 1, 8080, 25);
+    fleet.apply(&web(&second, 3, ""), true).expect_code(0);
+    for node in 1..=3 {
+        assert_eq!(fleet.fetch(node, 8080, "/"), "two", "node {node}");
+    }
+
+    let done = fleet.apply(&web(&bad, 3, ""), true);
+    assert_eq!(done.code, 1, "{}{}", done.stdout, done.stderr);
+    fleet.wait_for("web", "is rolled back", |service| {
+        service["rollout"]["state"] == "rolled-back" && ready(service) == 3
+    });
+    assert_eq!(fleet.fetch(2, 8080, "/"), "two");
+    if let Some(load) = load {
+        let load = Load::finish(load);
+        assert!(load.requests() > 100, "{}", load.text);
+        assert!(load.is_flawless(), "a request failed:\n{}", load.text);
+    }
+
+    fleet
+        .cluster
+        .weft(["node", "drain", "n2"])
+        .run()
+        .expect_code(0);
+    fleet.wait_for("web", "has left n2", |service| {
+        ready(service) == 3 && !nodes(service).contains("n2")
+    });
+    assert_eq!(fleet.fetch(1, 8080, "/"), "two");
+    fleet
+        .cluster
+        .weft(["node", "uncordon", "n2"])
+        .run()
+        .expect_code(0);
+
+    let logs = fleet.cluster.weft(["logs", "web"]).run().expect_code(0);
+    assert!(logs.stdout.contains("serving"), "{}", logs.stdout);
+    let exec = fleet
+        .cluster
+        .weft([
+            "exec",
+            "web",
+            "--",
+            "sh",
+            "-c",
+            "cat /www/index.html; exit 7",
+        ])
+        .run();
+    assert_eq!(
+        (exec.code, exec.stdout.as_str()),
+        (7, "two"),
+        "{}",
+        exec.stderr
+    );
+    let piped = fleet
+        .cluster
+        .weft(["exec", "-i", "web", "--", "wc", "-c"])
+        .stdin(vec![0u8; 100_000])
+        .run();
+    assert_eq!(piped.stdout.trim(), "100000", "{}", piped.stderr);
+
+    fleet
+        .cluster
+        .weft(["scale", "web=5", "--wait"])
+        .run()
+        .expect_code(0);
+    assert_eq!(ready(&fleet.service("web")), 5);
+    fleet
+        .cluster
+        .weft(["stop", "web", "--wait"])
+        .run()
+        .expect_code(0);
+    fleet
+        .cluster
+        .weft(["start", "web", "--wait"])
+        .run()
+        .expect_code(0);
+    fleet
+        .cluster
+        .weft(["restart", "web", "--wait"])
+        .run()
+        .expect_code(0);
+
+    let delete = ["delete", "web", "--yes", "--wait"];
+    fleet
+        .cluster
+        .weft(delete)
+        .timeout(PATIENCE)
+        .run()
+        .expect_code(0);
+    eventually("nothing is left", PATIENCE, || fleet.leftovers().is_empty());
+}
+
+#[test]
+fn replicas_follow_the_load() {
+    let Some(fleet) = Fleet::up() else {
+        return;
+    };
+    let image = fleet.push("web:1", &web_image("one", true)).tagged;
+    let scaling = "scaling: {requests_per_second: 20, up_cooldown: 1s, down_cooldown: 3s}\n";
+    fleet.apply(&web(&image, 1, scaling), true).expect_code(0);
+    assert_eq!(ready(&fleet.service("web")), 1);
+    let Some(load) = Load::start(&fleet, 1, 8080, 20) else {
+        return;
+    };
+    fleet.wait_for("web", "grows under load", |service| ready(service) >= 3);
+    let load = Load::finish(load);
+    assert!(load.is_flawless(), "{}", load.text);
+    fleet.wait_for("web", "shrinks again", |service| {
+        service["replicas"]["existing"] == 1
+    });
+}
+
+#[test]
+fn a_service_that_cannot_run_says_why_and_what_would_help() {
+    let Some(fleet) = Fleet::up() else {
+        return;
+    };
+    let image = format!("{}/nothing:1", fleet.registry.address);
+    fleet.apply(&web(&image, 1, ""), false).expect_code(0);
+    fleet.wait_for("web", "says that there is no such image", |service| {
+        service["reason"] == "image-not-found" && service["step"] == "prepare"
+    });
+    let service = fleet.service("web");
+    assert!(service["next_try_at"].is_string(), "{service}");
+
+    let image = fleet.push("web:1", &web_image("one", true));
+    let wrong = format!("{}0000", &image.digested[..image.digested.len() - 4]);
+    fleet.apply(&web(&wrong, 1, ""), false).expect_code(0);
+    fleet.wait_for("web", "has no image of that digest", |service| {
+        service["reason"] == "image-not-found" || service["reason"] == "image-pull-failed"
+    });
+
+    let large = web(&image.tagged, 1, "").replace("memory: 64Mi", "memory: 900Gi");
+    fleet.apply(&large, false).expect_code(0);
+    fleet.wait_for("web", "is too large", |service| {
+        service["reason"] == "insufficient-resources"
+    });
+    let explained = fleet.cluster.weft(["explain", "web"]).run();
+    assert!(
+        explained.stdout.contains("nearest change"),
+        "{}",
+        explained.stdout
+    );
+
+    let privileged = web(&image.tagged, 1, "").replace("  image:", "  privileged: true\n  image:");
+    let refused = fleet.apply(&privileged, false);
+    assert_eq!(refused.code, 77, "{}", refused.stderr);
+    assert!(refused.stderr.contains("privileged"), "{}", refused.stderr);
+    let host = web(&image.tagged, 1, "").replace(
+        "  image:",
+        "  volumes: [{target: /x, host: /etc}]\n  image:",
+    );
+    assert_eq!(fleet.apply(&host, false).code, 77);
+}
+
+#[test]
+fn units_of_a_lost_node_run_elsewhere_and_nothing_runs_twice_when_it_returns() {
+    let Some(mut fleet) = Fleet::up() else {
+        return;
+    };
+    let image = fleet.push("web:1", &web_image("one", true)).tagged;
+    fleet.apply(&web(&image, 3, ""), true).expect_code(0);
+    fleet.hosts.connect(2, false);
+    fleet.cluster.wait_for_state("n2", "offline");
+    fleet.wait_for("web", "runs elsewhere", |service| {
+        ready(service) == 3 && !nodes(service).contains("n2")
+    });
+    fleet.hosts.connect(2, true);
+    fleet.cluster.wait_for_state("n2", "healthy");
+    eventually("three replicas in all", PATIENCE, || {
+        weft_e2e::processes_with("/bin/sh /run.sh").len() == 3
+    });
+    // The server away: nothing stops, and it judges nobody when it is back.
+    fleet.cluster.kill_server();
+    fleet.agents[0].kill();
+    fleet.restart_agent(1);
+    assert_eq!(
+        fleet.fetch(3, 8080, "/"),
+        "one",
+        "ports answer without a server"
+    );
+    fleet.cluster.start();
+    fleet.wait_for("web", "is as before", |service| ready(service) == 3);
+    eventually("still three replicas in all", PATIENCE, || {
+        weft_e2e::processes_with("/bin/sh /run.sh").len() == 3
+    });
+}
+
+#[test]
+fn an_exclusive_service_stops_where_the_lease_was_lost_before_it_starts_elsewhere() {
+    let Some(fleet) = Fleet::up() else {
+        return;
+    };
+    let image = fleet.push("web:1", &web_image("one", true)).tagged;
+    let text = web(&image, 1, "exclusive: true\n").replace("max: 6, ", "max: 1, ");
+    fleet.apply(&text, true).expect_code(0);
+    let holder = nodes(&fleet.service("web"));
+    let number: usize = holder
+        .first()
+        .and_then(|node| node.trim_start_matches('n').parse().ok())
+        .expect("a node");
+    fleet.hosts.connect(number, false);
+    let mut most = 0;
+    let other = |fleet: &Fleet| {
+        let now = nodes(&fleet.service("web"));
+        !now.is_empty() && now != holder
+    };
+    eventually("it runs elsewhere", PATIENCE, || {
+        most = most.max(weft_e2e::processes_with("/bin/sh /run.sh").len());
+        other(&fleet)
+    });
+    assert!(most <= 1, "it ran in {most} places at once");
+    fleet.hosts.connect(number, true);
+}
+
+/// How many times something is killed; more by `WEFT_KILLS`.
+fn kills() -> u32 {
+    let wanted = std::env::var("WEFT_KILLS").ok();
+    wanted.and_then(|kills| kills.parse().ok()).unwrap_or(8)
+}
+
+#[test]
+fn agents_and_servers_killed_at_random_moments_reach_what_was_asked() {
+    let Some(mut fleet) = Fleet::up() else {
+        return;
+    };
+    let images = [
+        fleet.push("web:1", &web_image("one", true)).tagged,
+        fleet.push("web:2", &web_image("two", true)).tagged,
+    ];
+    let mut random = u64::from(std::process::id()) | 1;
+    eprintln!("seed {random}");
+    let mut next = move |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    for round in 0..kills() {
+        match round % 4 {
+            3 => {
+                let done = fleet.cluster.weft(["delete", "web", "--yes"]).run();
+                assert!(done.code == 0, "{}", done.stderr);
+            }
+            even => {
+                let image = &images[even as usize % 2];
+                fleet.apply(&web(image, 2 + even, ""), false).expect_code(0);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(next(1_500)));
+        let victim = next(4) as usize;
+        if victim == 0 {
+            fleet.cluster.kill_server();
+            fleet.cluster.start();
+        } else {
+            fleet.agents[victim - 1].kill();
+            fleet.restart_agent(victim);
+        }
+        if round % 4 == 3 {
+            fleet.wait_for("web", "is gone", Value::is_null);
+            eventually("nothing is left", PATIENCE, || fleet.leftovers().is_empty());
+            continue;
+        }
+        let wanted = u64::from(2 + round % 4);
+        fleet.wait_for("web", "is as asked", |service| {
+            ready(service) == wanted
+                && service["replicas"]["existing"] == wanted
+                && service["replicas"]["updated"] == wanted
+        });
+        eventually("each replica runs once", PATIENCE, || {
+            weft_e2e::processes_with("/bin/sh /run.sh").len() as u64 == wanted
+        });
+    }
+}
