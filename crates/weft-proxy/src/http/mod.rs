@@ -106,6 +106,7 @@ fn builder(core: &Core, head: Duration) -> http1::Builder {
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(head)
+        .max_header_size(core.limits.head_bytes)
         .max_buf_size(core.limits.head_bytes);
     builder
 }

@@ -123,7 +123,9 @@ fn describe(error: &hyper::Error) -> String {
 async fn connect(core: &Arc<Core>, flight: &Flight) -> io::Result<Connection> {
     let opened = core.open(flight, Kind::Http).await?;
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(core.limits.head_bytes);
+    builder
+        .max_header_size(core.limits.head_bytes)
+        .max_buf_size(core.limits.head_bytes);
     let handshake = builder.handshake::<_, RequestBody>(TokioIo::new(opened.wire));
     let (sender, connection) = handshake.await.map_err(io::Error::other)?;
     let cut = opened.cut.clone();
