@@ -36,10 +36,31 @@ pub enum Bug {
     SecondResultCounts,
     /// Nodes of a substrate that fails everything get work.
     SubstrateIgnored,
+    /// An exclusive unit is placed anew as soon as its node's heartbeats stop counting, while it may
+    /// still be told to run.
+    ExclusiveNotFenced,
+    /// The new unit of an exclusive service comes before the old one is gone.
+    ExclusiveBesideOld,
+    /// A unit that its node has given up is not replaced.
+    FailedUnitKept,
+    /// An update whose units fail is not rolled back.
+    BadRevisionGoesOn,
+    /// Failed units are replaced without a wait.
+    BackoffIgnored,
+    /// Old units go although the new ones are not ready.
+    OldGoesEarly,
+    /// All units of an update come at once.
+    SurgeIgnored,
+    /// Every small change of the load changes the number of replicas.
+    ScalingFlaps,
+    /// Room that is made for a service is taken by others.
+    ClaimsIgnored,
+    /// Units of one plan are placed as if the others were not there.
+    PlannedNotCounted,
 }
 
 impl Bug {
-    /// All of them.
+    /// Those in leases and dispatch.
     pub const ALL: &'static [Self] = &[
         Self::FencingSkipped,
         Self::FinalAgain,
@@ -56,6 +77,20 @@ impl Bug {
         Self::SecondKeepsAttempt,
         Self::SecondResultCounts,
         Self::SubstrateIgnored,
+    ];
+
+    /// Those in the planning of services.
+    pub const SERVICES: &'static [Self] = &[
+        Self::ExclusiveNotFenced,
+        Self::ExclusiveBesideOld,
+        Self::FailedUnitKept,
+        Self::BadRevisionGoesOn,
+        Self::BackoffIgnored,
+        Self::OldGoesEarly,
+        Self::SurgeIgnored,
+        Self::ScalingFlaps,
+        Self::ClaimsIgnored,
+        Self::PlannedNotCounted,
     ];
 }
 

@@ -333,7 +333,7 @@ impl Board {
     }
 
     /// Units of the same workload that stay, by node.
-    fn neighbours(&self, request: &UnitRequest) -> BTreeMap<&NodeId, u32> {
+    fn neighbours<'a>(&'a self, request: &'a UnitRequest) -> BTreeMap<&'a NodeId, u32> {
         let mut counts = BTreeMap::new();
         let (first, last) = (
             UnitId {
@@ -351,6 +351,9 @@ impl Board {
                 *counts.entry(&unit.node).or_insert(0) += 1;
             }
         }
+        for node in &request.planned {
+            *counts.entry(node).or_insert(0) += 1;
+        }
         counts
     }
 
@@ -360,9 +363,14 @@ impl Board {
         } else {
             self.count_free(node, known, &request.without)
         };
+        for _ in request.planned.iter().filter(|planned| *planned == node) {
+            if !planted!(PlannedNotCounted) {
+                take(&mut free, &request.need.resources);
+            }
+        }
         for (workload, claim) in &self.claims {
             let is_respected = *workload != request.workload && claim.priority >= request.priority;
-            if is_respected && claim.node == *node {
+            if is_respected && !planted!(ClaimsIgnored) && claim.node == *node {
                 take(&mut free, &claim.resources);
             }
         }

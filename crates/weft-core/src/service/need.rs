@@ -26,6 +26,8 @@ pub struct UnitRequest {
     pub without: Vec<UnitId>,
     /// Units that will be gone soon: spreading does not look at them.
     pub passing: Vec<UnitId>,
+    /// Nodes of further units with the same needs that are placed in the same plan.
+    pub planned: Vec<NodeId>,
 }
 
 impl UnitRequest {
@@ -39,6 +41,7 @@ impl UnitRequest {
             avoid: Vec::new(),
             without: Vec::new(),
             passing: Vec::new(),
+            planned: Vec::new(),
         }
     }
 }

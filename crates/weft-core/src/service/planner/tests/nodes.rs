@@ -1,0 +1,219 @@
+//! Cordon, drain, loss, room.
+
+use super::*;
+
+const LOST: NodeHealth = NodeHealth::LeaseLost { since_ms: START_MS };
+
+#[test]
+fn nothing_new_goes_to_closed_nodes_and_nothing_leaves_them() {
+    let mut bench = Bench::new(service(2), 2);
+    bench.converge();
+    assert_eq!(bench.places(), ["a", "b"]);
+    bench.set_health("a", NodeHealth::Cordoned);
+    bench.set_health("b", NodeHealth::Suspect);
+    bench.rest();
+    assert_eq!(bench.running(), [1, 2]);
+    bench.record.scale = Some(3);
+    let plan = bench.step();
+    assert_eq!(bench.running(), [1, 2]);
+    let waiting = plan.summary.waiting.map(|waiting| waiting.reason);
+    assert_eq!(waiting, Some(Reason::NoCandidate));
+}
+
+#[test]
+fn a_drained_node_is_emptied_new_units_first() {
+    let mut bench = Bench::new(service(2), 2);
+    bench.converge();
+    bench.set_health("a", NodeHealth::Draining);
+    bench.rest();
+    assert_eq!(bench.running(), [1, 2, 3]);
+    bench.converge();
+    assert_eq!(bench.places(), ["b", "b"]);
+    assert!(bench.is_complete(), "that is no update");
+}
+
+#[test]
+fn a_drain_waits_while_there_is_no_place() {
+    let mut bench = Bench::new(service(2), 1);
+    bench.converge();
+    bench.set_health("a", NodeHealth::Draining);
+    bench.rest();
+    assert_eq!(bench.running(), [1, 2]);
+    assert!(bench.plan().summary.waiting.is_some());
+}
+
+#[test]
+fn units_of_a_lost_node_are_replaced_at_once_and_forgotten() {
+    let mut bench = Bench::new(service(2), 2);
+    bench.converge();
+    bench.set_health("a", LOST);
+    bench.step();
+    assert_eq!(bench.places(), ["b", "b"]);
+    assert_eq!(bench.assignments.len(), 2);
+    assert_eq!(bench.retry, None, "that is nobody's failure");
+}
+
+#[test]
+fn lost_units_do_not_wait_for_the_backoff_of_others() {
+    let mut bench = Bench::new(service(2), 3);
+    bench.converge();
+    bench.give_up(1, Reason::RuntimeError);
+    bench.rest();
+    let lost = bench.places();
+    bench.set_health(&lost[0], LOST);
+    bench.step();
+    assert_eq!(bench.running().len(), 1);
+}
+
+#[test]
+fn a_node_that_is_not_known_is_gone_once_the_board_has_settled() {
+    let mut bench = Bench::new(service(1), 2);
+    bench.converge();
+    let home = bench.places();
+    bench.board.remove_node(&node(&home[0]));
+    bench.step();
+    assert_ne!(bench.places(), home);
+}
+
+#[test]
+fn no_node_gets_more_than_it_has() {
+    let mut bench = Bench::new(service(20), 2);
+    bench.rest();
+    assert_eq!(bench.running().len(), 8);
+    let summary = bench.plan().summary;
+    assert_eq!(summary.counts.wanted, 20);
+    let reason = summary.waiting.map(|waiting| waiting.reason);
+    assert_eq!(reason, Some(Reason::InsufficientResources));
+    bench
+        .board
+        .set_node(node("c"), cores(20), NodeHealth::Usable);
+    bench.rest();
+    assert_eq!(bench.running().len(), 20);
+}
+
+#[test]
+fn tasks_of_jobs_take_room_as_well() {
+    let mut bench = Bench::new(service(4), 1);
+    bench.board.reserve_tasks(
+        &node("a"),
+        Resources {
+            cpu: Millicores(2_000),
+            ..Resources::default()
+        },
+    );
+    bench.rest();
+    assert_eq!(bench.running().len(), 2);
+}
+
+#[test]
+fn an_assignment_keeps_why_it_is_where_it_is() {
+    let mut bench = Bench::new(service(1), 2);
+    bench.step();
+    let kept = bench
+        .assignments
+        .get(&1)
+        .and_then(|a| a.explanation.clone());
+    let explanation: Option<weft_placement::Explanation> =
+        kept.and_then(|value| serde_json::from_value(value).ok());
+    assert_eq!(explanation.map(|e| e.considered.len()), Some(2));
+}
+
+/// A unit of another workload on a node.
+fn tenant(bench: &mut Bench, number: u32, place: &str, priority: i32) -> UnitId {
+    let mut spec = service(1);
+    spec.priority = priority;
+    let unit = UnitId {
+        workload: WorkloadId(1),
+        number,
+    };
+    let assignment = Assignment {
+        v: RECORD_VERSION,
+        unit,
+        node: node(place),
+        revision: 1,
+        restarts: 0,
+        epoch: 1,
+        spec,
+        intent: Intent::Run,
+        why: String::new(),
+        created_ms: START_MS,
+        stopping_ms: None,
+        keep_volumes: false,
+        explanation: None,
+    };
+    bench.board.set_unit(&assignment, false);
+    unit
+}
+
+#[test]
+fn the_fewest_and_lowest_units_make_room_for_greater_priority() {
+    let mut spec = service(1);
+    spec.priority = 10;
+    let mut bench = Bench::new(spec, 2);
+    for number in 1..=4 {
+        tenant(&mut bench, number, "a", 5);
+        tenant(
+            &mut bench,
+            number + 4,
+            "b",
+            if number == 3 { -5 } else { 20 },
+        );
+    }
+    let plan = bench.step();
+    let preempted: Vec<UnitId> = plan
+        .actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::Preempt { unit, .. } => Some(*unit),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        preempted.iter().map(|unit| unit.number).collect::<Vec<_>>(),
+        [7]
+    );
+    assert_eq!(plan.claim.map(|claim| claim.node), Some(node("b")));
+    assert!(
+        !bench
+            .step()
+            .actions
+            .iter()
+            .any(|a| matches!(a, Action::Preempt { .. })),
+        "enough room is being made"
+    );
+    bench.board.remove_unit(preempted[0]);
+    bench.rest();
+    assert_eq!(bench.places(), ["b"]);
+}
+
+#[test]
+fn equal_priority_makes_no_room() {
+    let mut bench = Bench::new(service(1), 1);
+    for number in 1..=4 {
+        tenant(&mut bench, number, "a", 0);
+    }
+    let plan = bench.step();
+    assert_eq!(plan.claim, None);
+    assert!(plan.summary.waiting.is_some());
+}
+
+#[test]
+fn room_that_is_claimed_is_left_to_those_who_wait_for_it() {
+    let mut spec = service(1);
+    spec.priority = 10;
+    let mut bench = Bench::new(spec, 1);
+    for number in 1..=4 {
+        tenant(&mut bench, number, "a", 0);
+    }
+    bench.step();
+    let victim = bench
+        .board
+        .units()
+        .find(|(_, unit)| unit.intent == Intent::Stop);
+    let victim = victim.map(|(id, _)| id).unwrap_or(unit(0));
+    bench.board.remove_unit(victim);
+    let mut low = crate::service::UnitRequest::new(WorkloadId(1), &service(1));
+    assert!(bench.board.place(&low).is_err());
+    low.priority = 11;
+    assert!(bench.board.place(&low).is_ok());
+}

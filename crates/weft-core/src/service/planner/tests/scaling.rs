@@ -1,0 +1,114 @@
+//! Replicas that follow the load.
+
+use super::*;
+use weft_types::{Percent, Scaling};
+
+/// Two replicas that aim for half of a core each, ready and without cooldown to wait for.
+fn scaled() -> Bench {
+    let mut spec = service(2);
+    spec.scaling = Some(Scaling {
+        cpu: Some(Percent(50)),
+        ..Scaling::default()
+    });
+    spec.replicas = Some(Replicas {
+        min: 1,
+        max: 6,
+        target: 2,
+    });
+    let mut bench = Bench::new(spec, 3);
+    bench.rest();
+    bench.obey();
+    bench.rest();
+    bench.pass(600_000);
+    bench
+}
+
+fn load(bench: &mut Bench, cpu_millicores: u64) {
+    for number in bench.running() {
+        let load = UnitLoad {
+            cpu_millicores,
+            ..UnitLoad::default()
+        };
+        bench.loads.insert(number, load);
+    }
+}
+
+fn wanted(bench: &mut Bench) -> u32 {
+    bench.rest();
+    bench.plan().summary.counts.wanted
+}
+
+#[test]
+fn load_adds_replicas_up_to_the_maximum_and_after_a_cooldown() {
+    let mut bench = scaled();
+    load(&mut bench, 900);
+    assert_eq!(wanted(&mut bench), 4);
+    bench.obey();
+    load(&mut bench, 900);
+    assert_eq!(wanted(&mut bench), 4, "it has just changed");
+    bench.pass(30_000);
+    assert_eq!(wanted(&mut bench), 6);
+}
+
+#[test]
+fn idle_replicas_go_down_to_the_minimum_after_the_longer_cooldown() {
+    let mut bench = scaled();
+    load(&mut bench, 900);
+    assert_eq!(wanted(&mut bench), 4);
+    bench.obey();
+    load(&mut bench, 0);
+    bench.pass(299_999);
+    assert_eq!(wanted(&mut bench), 4);
+    bench.pass(1);
+    assert_eq!(wanted(&mut bench), 1);
+}
+
+#[test]
+fn a_load_close_to_the_aim_changes_nothing() {
+    let mut bench = scaled();
+    for cpu in [460, 540] {
+        load(&mut bench, cpu);
+        assert_eq!(wanted(&mut bench), 2);
+    }
+}
+
+#[test]
+fn missing_loads_never_take_replicas_away() {
+    let mut bench = scaled();
+    load(&mut bench, 0);
+    bench.loads.remove(&2);
+    assert_eq!(wanted(&mut bench), 2);
+}
+
+#[test]
+fn the_most_demanding_figure_wins() {
+    let mut bench = scaled();
+    if let Some(scaling) = &mut bench.record.spec.scaling {
+        scaling.requests_per_second = Some(10);
+    }
+    for number in bench.running() {
+        let load = UnitLoad {
+            cpu_millicores: 10,
+            requests_per_1000s: 20_000,
+            ..UnitLoad::default()
+        };
+        bench.loads.insert(number, load);
+    }
+    assert_eq!(wanted(&mut bench), 4);
+}
+
+#[test]
+fn what_people_set_stands_whatever_the_load() {
+    let mut bench = scaled();
+    load(&mut bench, 900);
+    bench.record.scale = Some(2);
+    assert_eq!(wanted(&mut bench), 2);
+}
+
+#[test]
+fn scaling_replaces_nothing() {
+    let mut bench = scaled();
+    load(&mut bench, 900);
+    bench.rest();
+    assert_eq!(bench.running(), [1, 2, 3, 4]);
+}
