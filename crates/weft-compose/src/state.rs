@@ -113,7 +113,7 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Lets go of it and removes its file, for a unit that is gone.
+    /// Lets go of it and removes its file, so that nothing is left of what is gone.
     pub(crate) fn retire(self) {
         // Whoever waits for it finds that the file is another one, and takes that.
         let _ = fs::remove_file(&self.path);
@@ -194,9 +194,8 @@ impl State {
     /// The slot of a unit: its own, else the lowest that nobody holds, first one with volumes that
     /// another unit has left.
     pub(crate) async fn take_slot(&self, id: UnitId) -> io::Result<u32> {
-        let dir = self.slots_of(id.workload);
-        make_private(&dir)?;
-        let _lock = self.lock_slots(id.workload).await?;
+        let lock = self.lock_slots(id.workload).await?;
+        make_private(&self.slots_of(id.workload))?;
         let taken = self.read_slots(id.workload)?;
         let own = taken.iter().find(|(_, slot)| slot.unit == id);
         let left = taken.iter().find(|(_, slot)| !slot.held);
@@ -207,6 +206,7 @@ impl State {
                 .ok_or_else(|| io::Error::other("every slot of the workload is taken"))?,
         };
         self.write_slot(id, number, true)?;
+        lock.retire();
         Ok(number)
     }
 
@@ -227,11 +227,12 @@ impl State {
 
     /// Leaves a slot and its volumes to the next unit.
     pub(crate) async fn leave_slot(&self, id: UnitId) -> io::Result<()> {
-        let _lock = self.lock_slots(id.workload).await?;
-        match self.slot_of(id)? {
-            Some(number) => self.write_slot(id, number, false),
-            None => Ok(()),
+        let lock = self.lock_slots(id.workload).await?;
+        if let Some(number) = self.slot_of(id)? {
+            self.write_slot(id, number, false)?;
         }
+        lock.retire();
+        Ok(())
     }
 
     /// Forgets a slot whose volumes are gone.
@@ -243,8 +244,8 @@ impl State {
         }
         if self.read_slots(id.workload)?.is_empty() {
             remove_tree(&dir)?;
-            lock.retire();
         }
+        lock.retire();
         Ok(())
     }
 

@@ -69,7 +69,6 @@ fn what_breaks_replicas_or_is_unknown_is_refused_with_every_right() {
         "env_file: [{file: x}]",
         "runtime: mine",
         "scale: 65",
-        "image: '-v'",
         "volumes: [{type: npipe, source: a, target: b}]",
     ] {
         let refusal = both(&service(line), ALL).unwrap_err();
@@ -79,6 +78,7 @@ fn what_breaks_replicas_or_is_unknown_is_refused_with_every_right() {
         "include: [other.yaml]\nservices: {a: {image: a}}",
         "services: {a: {image: a}}\nvolumes: {v: {name: mine}}",
         "services: {a: {image: a}}\nnetworks: {n: {name: mine}}",
+        "services: {a: {image: '-v'}}",
         "services: {-a: {image: a}}",
         "services: {a: [b]}",
         "services: {}",
