@@ -1,0 +1,200 @@
+//! Which images we pulled, and when each was used last: others are never removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bollard::Docker;
+use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptionsBuilder};
+use rustix::fs::{FlockOperation, flock, statvfs};
+use serde::{Deserialize, Serialize};
+use weft_types::Reason;
+use weft_unit::{CleanPolicy, Cleaned, Error, Step};
+
+use crate::error::{failed, status};
+use crate::image::find;
+
+#[derive(Default, Serialize, Deserialize)]
+struct State {
+    /// Version of this shape.
+    v: u32,
+    /// Reference → when it was used last, in milliseconds since the Unix epoch.
+    images: BTreeMap<String, u64>,
+}
+
+/// The file that remembers them. Several processes may share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Pulled {
+    path: PathBuf,
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+impl Pulled {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// Notes that an image is about to be pulled.
+    pub async fn add(&self, image: &str) -> Result<(), Error> {
+        let image = image.to_owned();
+        self.change(move |state| {
+            state.images.insert(image, now_ms());
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Notes that an image is used, if we pulled it.
+    pub async fn touch(&self, image: &str) -> Result<(), Error> {
+        let image = image.to_owned();
+        self.change(move |state| {
+            if let Some(used_ms) = state.images.get_mut(&image) {
+                *used_ms = now_ms();
+            }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Forgets an image.
+    pub async fn remove(&self, image: &str) -> Result<(), Error> {
+        let image = image.to_owned();
+        self.change(move |state| {
+            state.images.remove(&image);
+        })
+        .await
+        .map(drop)
+    }
+
+    /// All, the one that was not used for longest first.
+    async fn oldest_first(&self) -> Result<Vec<(String, u64)>, Error> {
+        let state = self.change(|_| ()).await?;
+        let mut all: Vec<_> = state.images.into_iter().collect();
+        all.sort_by_key(|(_, used_ms)| *used_ms);
+        Ok(all)
+    }
+
+    async fn change(
+        &self,
+        change: impl FnOnce(&mut State) + Send + 'static,
+    ) -> Result<State, Error> {
+        let path = self.path.clone();
+        let failed = |said: String| Error::new(Step::Prepare, Reason::StorageError, said);
+        let at = self.path.display().to_string();
+        tokio::task::spawn_blocking(move || change_file(&path, change))
+            .await
+            .map_err(|_| failed("the work was interrupted".to_owned()))?
+            .map_err(|error| failed(format!("{at}: {error}")))
+    }
+
+    /// Removes images that nobody uses: those unused for long, and under pressure the oldest.
+    pub async fn clean(
+        &self,
+        docker: &Docker,
+        root_dir: &Path,
+        policy: CleanPolicy,
+    ) -> Result<Cleaned, Error> {
+        let used = used_images(docker).await?;
+        let mut cleaned = Cleaned::default();
+        for (image, used_ms) in self.oldest_first().await? {
+            let Some(found) = find(docker, &image).await? else {
+                self.remove(&image).await?;
+                continue;
+            };
+            let id = found.id.unwrap_or_default();
+            let age = Duration::from_millis(now_ms().saturating_sub(used_ms));
+            let is_pressed = free_bytes(root_dir).is_some_and(|free| free < policy.min_free_bytes);
+            if used.contains(&id) || (age < policy.unused_for && !is_pressed) {
+                continue;
+            }
+            // By its reference and without force: what others named or run stays.
+            let options = RemoveImageOptionsBuilder::new().force(false).build();
+            match docker.remove_image(&image, Some(options), None).await {
+                Ok(_) => {
+                    cleaned.items += 1;
+                    cleaned.bytes += found.size.unwrap_or(0).max(0) as u64;
+                }
+                Err(error) if matches!(status(&error), Some(404)) => {}
+                Err(error) if matches!(status(&error), Some(409)) => continue,
+                Err(error) => return Err(failed(Step::Remove, &error)),
+            }
+            self.remove(&image).await?;
+        }
+        Ok(cleaned)
+    }
+}
+
+/// Ids of images of any container, ours or not.
+async fn used_images(docker: &Docker) -> Result<BTreeSet<String>, Error> {
+    let options = ListContainersOptionsBuilder::new().all(true).build();
+    let containers = docker
+        .list_containers(Some(options))
+        .await
+        .map_err(|error| failed(Step::Remove, &error))?;
+    Ok(containers
+        .into_iter()
+        .filter_map(|one| one.image_id)
+        .collect())
+}
+
+fn free_bytes(path: &Path) -> Option<u64> {
+    let there = statvfs(path).ok()?;
+    Some(there.f_bavail.saturating_mul(there.f_frsize))
+}
+
+fn change_file(path: &Path, change: impl FnOnce(&mut State)) -> std::io::Result<State> {
+    let lock = File::create(path.with_extension("lock"))?;
+    flock(&lock, FlockOperation::LockExclusive)?;
+    let mut state = match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => State::default(),
+        Err(error) => return Err(error),
+    };
+    let before = state.images.clone();
+    change(&mut state);
+    if state.images == before {
+        return Ok(state);
+    }
+    state.v = 1;
+    let new = path.with_extension("new");
+    let mut file = File::create(&new)?;
+    file.write_all(&serde_json::to_vec_pretty(&state)?)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_what_we_pulled_is_remembered_the_oldest_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let pulled = Pulled::new(dir.path().join("images.json"));
+        pulled.touch("of-another:1").await.unwrap();
+        assert!(pulled.oldest_first().await.unwrap().is_empty());
+        for image in ["b:1", "a:1"] {
+            pulled.add(image).await.unwrap();
+            // Until the clock has gone on.
+            let added_ms = now_ms();
+            while now_ms() == added_ms {
+                tokio::task::yield_now().await;
+            }
+        }
+        pulled.touch("b:1").await.unwrap();
+        let again = Pulled::new(dir.path().join("images.json"));
+        let all = again.oldest_first().await.unwrap();
+        let names: Vec<_> = all.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a:1", "b:1"]);
+        again.remove("a:1").await.unwrap();
+        assert_eq!(pulled.oldest_first().await.unwrap().len(), 1);
+    }
+}
