@@ -16,9 +16,11 @@ use tokio_rustls::TlsStream;
 
 use crate::unit::Unit;
 
-/// When an idle connection is probed, how often, and how many lost probes end it.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+/// When an idle connection is probed, and how often then.
+const KEEPALIVE: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(15)];
+/// The same between nodes: requests wait for the answers of a node that has lost its power.
+const NODE_KEEPALIVE: [Duration; 2] = [Duration::from_secs(10), Duration::from_secs(5)];
+/// How many lost probes end a connection.
 const KEEPALIVE_PROBES: u32 = 4;
 
 /// A byte stream that can be broken off.
@@ -49,9 +51,18 @@ impl Wire for AnyWire {
 
 /// Small messages go out at once, and a peer that vanished is noticed.
 pub(crate) fn tune(stream: &TcpStream) {
+    set_up(stream, KEEPALIVE);
+}
+
+/// The same for a connection between nodes.
+pub(crate) fn tune_node(stream: &TcpStream) {
+    set_up(stream, NODE_KEEPALIVE);
+}
+
+fn set_up(stream: &TcpStream, [after, every]: [Duration; 2]) {
     let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_AFTER)
-        .with_interval(KEEPALIVE_EVERY)
+        .with_time(after)
+        .with_interval(every)
         .with_retries(KEEPALIVE_PROBES);
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);

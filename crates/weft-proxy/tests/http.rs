@@ -280,3 +280,68 @@ async fn a_port_that_leaves_the_table_ends_after_the_request_that_runs() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_port_answers_over_ipv4_and_ipv6_and_names_the_client_plainly() {
+    let one = Replica::http(1).await;
+    let proxy = Proxy::start(Options::new(node("n1"))).await.unwrap();
+    let port = free_port();
+    proxy.set_local(unit(1), ready(one.address));
+    proxy.set_table(table(port, Protocol::Http, &[here(1)]));
+    let answer = get(port).await;
+    let saw = answer.header("x-saw").unwrap();
+    assert!(saw.contains("x-forwarded-for: 127.0.0.1"), "{saw}");
+    let Ok(stream) = tokio::net::TcpStream::connect(("::1", port)).await else {
+        return println!("skipped: needs IPv6");
+    };
+    let stream = tokio::io::BufReader::new(stream);
+    let answer = Client { stream }.get("/").await.unwrap();
+    assert!(
+        answer
+            .header("x-saw")
+            .unwrap()
+            .contains("x-forwarded-for: ::1")
+    );
+}
+
+#[tokio::test]
+async fn an_answer_without_a_body_keeps_its_length_and_its_connection() {
+    let replica = Replica::start(|mut stream, served| async move {
+        let mut head = [0; 1024];
+        while stream.read(&mut head).await.is_ok_and(|read| read > 0) {
+            served.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nweft-refused: unsent\r\n\r\n";
+            let _ = stream.write_all(answer).await;
+        }
+    })
+    .await;
+    let (_proxy, port) = serving(&[&replica]).await;
+    let mut client = Client::connect(port).await;
+    for _ in 0..3 {
+        let request = b"HEAD / HTTP/1.1\r\nhost: a\r\n\r\n";
+        client.stream.write_all(request).await.unwrap();
+        let mut got = String::new();
+        while !got.ends_with("\r\n\r\n") {
+            let mut bytes = [0; 1024];
+            let read = tokio::time::timeout(DEADLINE, client.stream.read(&mut bytes));
+            let length = read.await.unwrap().unwrap();
+            assert!(length > 0, "{got}");
+            got.push_str(std::str::from_utf8(&bytes[..length]).unwrap());
+        }
+        assert!(got.contains("content-length: 5"), "{got}");
+        // What nodes say to each other is nothing that a replica can say.
+        assert!(!got.contains("weft-refused"), "{got}");
+    }
+    assert_eq!(replica.served(), 3);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_to_send_its_body() {
+    let one = Replica::http(1).await;
+    let (_proxy, port) = serving(&[&one]).await;
+    let mut client = Client::connect(port).await;
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n";
+    assert!(client.send(head).await.unwrap().first.contains("100"));
+    let answer = client.send("hi").await.unwrap();
+    assert_eq!(answer.text(), "1 POST / HTTP/1.1 2");
+}

@@ -146,7 +146,7 @@ impl Body for RequestBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Some(attempt) => attempt.hint.clone(),
+            Some(attempt) => attempt.hint,
             None => SizeHint::with_exact(0),
         }
     }

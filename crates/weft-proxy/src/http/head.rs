@@ -115,7 +115,7 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     for name in listed.iter().chain(&ONE_HOP) {
         headers.remove(name);
     }
-    let trailers = headers.get(TE).is_some_and(|te| wants_trailers(te));
+    let trailers = headers.get(TE).is_some_and(wants_trailers);
     headers.remove(TE);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));

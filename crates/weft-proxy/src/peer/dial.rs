@@ -48,6 +48,7 @@ async fn shake_hands(
     bound: std::time::Duration,
 ) -> io::Result<TlsStream<TcpStream>> {
     let stream = wire::connect(address, bound).await?;
+    wire::tune_node(&stream);
     let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
     let mut stream = TlsConnector::from(tls.dial_config())
         .connect(name, stream)

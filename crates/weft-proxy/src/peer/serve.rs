@@ -38,7 +38,7 @@ pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener, tls: Arc<PeerT
         };
         match (accepted, Arc::clone(&slots).try_acquire_owned()) {
             (Ok((stream, address)), Ok(slot)) => {
-                wire::tune(&stream);
+                wire::tune_node(&stream);
                 let caller = Caller {
                     core: Arc::clone(&core),
                     tls: Arc::clone(&tls),
