@@ -18,6 +18,9 @@ pub mod labels {
     pub const REVISION: &str = "weft.revision";
     /// `NAMESPACE/NAME` of the workload, for people.
     pub const WORKLOAD: &str = "weft.workload";
+    /// The kind of the unit, `compose`; of a container when absent. Backends that share an engine
+    /// leave each other's alone.
+    pub const KIND: &str = "weft.kind";
 }
 
 /// What runs in a unit.
