@@ -5,6 +5,7 @@ use weft_types::{Bytes, Millicores, NodeCapacity, Resources, RuntimeKind};
 
 use crate::Config;
 use crate::machine::{self, Machine};
+use crate::runtimes::UnitRuntimes;
 
 /// What the node offers, with what it cannot do.
 #[derive(Debug, Clone)]
@@ -14,7 +15,7 @@ pub(crate) struct Offer {
 }
 
 /// Looks at the machine and tries the runtimes.
-pub(crate) async fn offer(config: &Config, runtimes: &Runtimes) -> Offer {
+pub(crate) async fn offer(config: &Config, runtimes: &Runtimes, units: &UnitRuntimes) -> Offer {
     let machine = Machine::look();
     let share = u64::from(config.share.max(1));
     let threshold = u64::from(config.threshold_percent.min(100));
@@ -33,6 +34,7 @@ pub(crate) async fn offer(config: &Config, runtimes: &Runtimes) -> Offer {
     for (kind, probe) in runtimes.probe().await {
         describe(kind, probe, &mut capacity, &mut missing);
     }
+    units.describe(&mut capacity, &mut missing);
     Offer { capacity, missing }
 }
 
@@ -65,22 +67,23 @@ fn describe(
     missing.extend(probe.missing.iter().map(ToString::to_string));
 }
 
-/// What is not reserved.
+/// What is not reserved. Less than nothing when units take more than there is: those that wait for
+/// tasks to end, and those that ran when the agent started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Free {
-    cpu: u64,
-    memory: u64,
-    disk: u64,
-    gpus: u64,
+    cpu: i128,
+    memory: i128,
+    disk: i128,
+    gpus: i128,
 }
 
 impl Free {
     pub(crate) fn all_of(capacity: &NodeCapacity) -> Self {
         Self {
-            cpu: capacity.cpu.0,
-            memory: capacity.memory.0,
-            disk: capacity.disk.0,
-            gpus: capacity.gpus.len() as u64,
+            cpu: capacity.cpu.0.into(),
+            memory: capacity.memory.0.into(),
+            disk: capacity.disk.0.into(),
+            gpus: capacity.gpus.len() as i128,
         }
     }
 
@@ -89,25 +92,38 @@ impl Free {
         if !self.fits(need) {
             return false;
         }
-        self.cpu -= need.cpu.0;
-        self.memory -= need.memory.0;
-        self.disk -= need.disk.0;
-        self.gpus -= gpus(need);
+        self.take_anyway(need);
         true
     }
 
+    /// Reserves what a unit needs, whether or not it is there.
+    pub(crate) fn take_anyway(&mut self, need: &Resources) {
+        self.cpu -= i128::from(need.cpu.0);
+        self.memory -= i128::from(need.memory.0);
+        self.disk -= i128::from(need.disk.0);
+        self.gpus -= i128::from(gpus(need));
+    }
+
     pub(crate) fn give(&mut self, need: &Resources) {
-        self.cpu += need.cpu.0;
-        self.memory += need.memory.0;
-        self.disk += need.disk.0;
-        self.gpus += gpus(need);
+        self.cpu += i128::from(need.cpu.0);
+        self.memory += i128::from(need.memory.0);
+        self.disk += i128::from(need.disk.0);
+        self.gpus += i128::from(gpus(need));
     }
 
     pub(crate) fn fits(&self, need: &Resources) -> bool {
-        need.cpu.0 <= self.cpu
-            && need.memory.0 <= self.memory
-            && need.disk.0 <= self.disk
-            && gpus(need) <= self.gpus
+        i128::from(need.cpu.0) <= self.cpu
+            && i128::from(need.memory.0) <= self.memory
+            && i128::from(need.disk.0) <= self.disk
+            && i128::from(gpus(need)) <= self.gpus
+    }
+
+    /// Whether more is reserved than there is, of anything that this needs.
+    pub(crate) fn is_overdrawn_for(&self, need: &Resources) -> bool {
+        (self.cpu < 0 && need.cpu.0 > 0)
+            || (self.memory < 0 && need.memory.0 > 0)
+            || (self.disk < 0 && need.disk.0 > 0)
+            || (self.gpus < 0 && gpus(need) > 0)
     }
 }
 
@@ -142,7 +158,7 @@ mod tests {
                 }
                 let used: u64 = taken.iter().map(|need| need.cpu.0).sum();
                 prop_assert!(used <= 4000);
-                prop_assert_eq!(free.cpu, 4000 - used);
+                prop_assert_eq!(free.cpu, i128::from(4000 - used));
             }
             for need in &taken {
                 free.give(need);

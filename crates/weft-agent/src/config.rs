@@ -5,6 +5,32 @@ use std::path::PathBuf;
 
 use weft_types::{Bytes, Millicores, NodeId};
 
+/// What runs containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Engine {
+    /// Docker or Podman when there is one, else none of them: Weft's own.
+    #[default]
+    Auto,
+    /// Docker Engine.
+    Docker,
+    /// Podman.
+    Podman,
+    /// Weft itself, by an OCI runtime.
+    Oci,
+    /// Nothing: the node runs no containers.
+    None,
+}
+
+/// What becomes of units when the agent's process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnShutdown {
+    /// They run on, and the next agent of this data directory finds them again.
+    #[default]
+    Keep,
+    /// They are stopped and removed.
+    Remove,
+}
+
 /// Settings of an agent; [`Config::new`] gives the defaults.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -28,6 +54,10 @@ pub struct Config {
     pub share: u32,
     /// A directory that goes when the agent's process dies.
     pub cleanup_dir: Option<PathBuf>,
+    /// What runs containers.
+    pub engine: Engine,
+    /// What becomes of units when the agent's process ends.
+    pub on_shutdown: OnShutdown,
 }
 
 impl Config {
@@ -44,6 +74,8 @@ impl Config {
             memory: None,
             share: 1,
             cleanup_dir: None,
+            engine: Engine::default(),
+            on_shutdown: OnShutdown::default(),
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc::Sender;
 use weft_proto::v1;
 use weft_proto::v1::agent_message::Message;
 
 use crate::executor::Executor;
+use crate::lease;
 use crate::machine::{self, CpuMeter};
 
 /// A thread that sends heartbeats until this is dropped.
@@ -26,7 +27,6 @@ impl Heartbeats {
         out: Sender<v1::AgentMessage>,
     ) -> std::io::Result<Self> {
         let (stop, stopped) = sync_channel::<()>(0);
-        let started = Instant::now();
         let mut meter = CpuMeter::default();
         std::thread::Builder::new()
             .name("weft-heartbeat".to_owned())
@@ -40,7 +40,7 @@ impl Heartbeats {
                         used_cpu_millicores: meter.used_millicores(),
                         used_memory_bytes: machine::used_memory_bytes(),
                         free_disk_bytes: machine::free_disk_bytes(&data_dir),
-                        sent_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+                        sent_ms: lease::now_ms(),
                     };
                     // A full channel means that the connection stands still: the next one will do.
                     if out

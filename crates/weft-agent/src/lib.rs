@@ -3,11 +3,12 @@
 //! ```text
 //!  server ⇄ session (one stream; reconnects for ever) ⇄ executor ──▶ op threads
 //!                    ▲ heartbeats, from a thread of their own      └─▶ runtimes: process, wasm
+//!                    └──────────────▶ units ──▶ containers, Compose applications, machines
 //! ```
 //!
 //! The agent is dumb on purpose: it runs what it is handed as its free resources allow, keeps every
 //! result until the server has it on disk, and stops what it is told to stop. Losing sight of the
-//! server stops nothing.
+//! server stops nothing but what is exclusive ([`lease`]).
 //!
 //! Architecture invariant: an agent only dials out, and knows no other node.
 
@@ -21,17 +22,20 @@ mod executor;
 mod heartbeat;
 mod identity;
 mod kept;
+mod lease;
 mod logs;
 mod machine;
 mod node;
 mod outcome;
 mod renewal;
+mod runtimes;
 mod session;
 mod spawner;
 mod task;
 #[cfg(test)]
 mod testing;
+mod units;
 
-pub use config::Config;
+pub use config::{Config, Engine, OnShutdown};
 pub use error::Error;
 pub use node::Agent;

@@ -14,9 +14,12 @@ use crate::backoff::Backoff;
 use crate::capacity::offer;
 use crate::executor::Executor;
 use crate::identity::Member;
+use crate::lease::Lease;
+use crate::runtimes::{UnitRuntimes, backends};
 use crate::session::{Ended, Sessions};
 use crate::spawner::{Processes, Spawners};
-use crate::{Config, Error};
+use crate::units::{Parts, Ports, Units};
+use crate::{Config, Error, OnShutdown};
 
 /// The wait before the first new session, and the longest one; each try doubles it.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -26,11 +29,16 @@ const MAX_BACKOFF: Duration = Duration::from_secs(2);
 const STABLE_SESSION: Duration = Duration::from_secs(1);
 /// How long running tasks may take to end when the agent stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long units may take to end and be removed when they are to go.
+const UNITS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A node of a cluster, as long as this lives.
 pub struct Agent {
     id: NodeId,
     executor: Executor,
+    units: Units,
+    lease: Lease,
+    on_shutdown: OnShutdown,
     spawners: Spawners,
     stop: CancellationToken,
     removed: watch::Receiver<bool>,
@@ -50,7 +58,8 @@ impl Agent {
         let work = WorkRoot::open(config.data_dir.join("work"))?;
         let spawners = Spawners::start(&config, &id, work.clone()).await?;
         let runtimes = runtimes(&config, spawners.runtime(), work);
-        let offer = offer(&config, &runtimes).await;
+        let unit_runtimes = UnitRuntimes::probe(backends(&config, &id)).await;
+        let offer = offer(&config, &runtimes, &unit_runtimes).await;
         let artifacts = Artifacts::open(&config.data_dir.join("blobs")).await?;
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let op_threads = threads.div_ceil(config.share.max(1) as usize);
@@ -62,11 +71,23 @@ impl Agent {
             op_threads,
         )
         .map_err(|error| Error::Machine(format!("no thread for byte programs: {error}")))?;
+        let lease = Lease::open(&config.data_dir)
+            .map_err(|error| Error::Machine(format!("no thread for the lease: {error}")))?;
+        let parts = Parts {
+            node: id.clone(),
+            runtimes: unit_runtimes,
+            executor: executor.clone(),
+            lease: lease.clone(),
+            ports: Ports::default(),
+        };
+        let units = Units::start(&config.data_dir, parts)?;
         let stop = CancellationToken::new();
         let sessions = Sessions {
             member,
             offer,
             executor: executor.clone(),
+            units: units.clone(),
+            lease: lease.clone(),
             artifacts,
             data_dir: config.data_dir.clone(),
             started: Instant::now(),
@@ -79,6 +100,9 @@ impl Agent {
         let agent = Self {
             id,
             executor,
+            units,
+            lease,
+            on_shutdown: config.on_shutdown,
             spawners,
             stop,
             removed,
@@ -111,8 +135,17 @@ impl Agent {
         Error::Removed
     }
 
-    /// Stops what runs and closes the session.
+    /// Stops what runs and closes the session. Units run on, unless the configuration says that
+    /// they are to go.
     pub async fn shutdown(self) {
+        let is_removed = *self.removed.borrow();
+        if self.on_shutdown == OnShutdown::Remove && !is_removed {
+            self.units
+                .remove_all("the cluster is shut down", UNITS_TIMEOUT)
+                .await;
+        }
+        self.units.leave();
+        self.lease.close();
         self.stop.cancel();
         self.executor.shutdown();
         let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.task).await;
@@ -142,6 +175,8 @@ pub(crate) async fn keep_connected(
             Ended::Shutdown => return,
             Ended::Removed => {
                 sessions.executor.shutdown();
+                let why = "the node was removed from the cluster";
+                sessions.units.remove_all(why, UNITS_TIMEOUT).await;
                 removed.send_replace(true);
                 if let Some(first) = first.take() {
                     let _ = first.send(Err(Error::Removed));

@@ -18,9 +18,11 @@ use crate::channel::connect;
 use crate::executor::{Executor, MAX_HELD_TASKS};
 use crate::heartbeat::Heartbeats;
 use crate::identity::{Member, now};
+use crate::lease::Lease;
 use crate::logs::Follows;
 use crate::renewal::Renewal;
-use crate::{Error, machine};
+use crate::units::{Tunnels, Units};
+use crate::{Error, lease, machine};
 
 /// Messages that wait for the network.
 const MAX_WAITING_MESSAGES: usize = 64;
@@ -48,6 +50,8 @@ pub(crate) struct Sessions {
     pub(crate) member: Member,
     pub(crate) offer: Offer,
     pub(crate) executor: Executor,
+    pub(crate) units: Units,
+    pub(crate) lease: Lease,
     pub(crate) artifacts: Artifacts,
     pub(crate) data_dir: PathBuf,
     pub(crate) started: Instant,
@@ -78,6 +82,7 @@ impl Sessions {
         };
         let (out, messages) = mpsc::channel(MAX_WAITING_MESSAGES);
         let (beats, heartbeats) = mpsc::channel(MAX_WAITING_BEATS);
+        let greeted_ms = lease::now_ms();
         let hello = v1::AgentMessage {
             message: Some(Message::Hello(self.hello())),
         };
@@ -97,9 +102,12 @@ impl Sessions {
             _ => return Ended::Lost(Error::Refused("it did not answer the greeting".to_owned())),
         };
         self.last_epoch = welcome.epoch;
+        self.lease.welcomed(greeted_ms, welcome.lease_ttl_ms);
+        let tunnels = Tunnels::new(&self.units, client.clone());
         self.artifacts.connected(Some(client));
         self.executor.stop(&welcome.stop);
         self.executor.resend_all();
+        self.units.session_began();
         let period = Duration::from_millis(welcome.heartbeat_ms.max(10));
         let started = Heartbeats::start(
             period,
@@ -115,11 +123,17 @@ impl Sessions {
             }
         };
         welcomed();
-        let executor = self.executor.clone();
+        let (executor, units) = (self.executor.clone(), self.units.clone());
+        let lease = self.lease.clone();
         // Apart, so that a network that takes nothing does not keep the agent from listening.
         tokio::select! {
-            ended = self.listen(&mut incoming, &out) => ended,
+            ended = self.listen(&mut incoming, &out, &tunnels) => ended,
             ended = send_reports(executor, &out) => ended,
+            ended = send_units(units, &out) => ended,
+            () = lease.lost() => {
+                let detail = "no heartbeat was answered in time, and exclusive units had to stop";
+                Ended::Lost(Error::Refused(detail.to_owned()))
+            }
         }
     }
 
@@ -134,7 +148,7 @@ impl Sessions {
             held: self.executor.held(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             last_epoch: self.last_epoch,
-            peer_port: 0,
+            peer_port: self.units.peer_port().into(),
         }
     }
 
@@ -142,6 +156,7 @@ impl Sessions {
         &mut self,
         incoming: &mut Streaming<v1::ServerMessage>,
         out: &mpsc::Sender<v1::AgentMessage>,
+        tunnels: &Tunnels,
     ) -> Ended {
         let mut follows = Follows::default();
         let mut renewal = Renewal::new();
@@ -155,7 +170,7 @@ impl Sessions {
                         }
                     }
                     Ok(Some(message)) => {
-                        if let Some(ended) = self.take(message, &mut follows, out) {
+                        if let Some(ended) = self.take(message, &mut follows, out, tunnels) {
                             return ended;
                         }
                     }
@@ -178,6 +193,7 @@ impl Sessions {
         message: v1::ServerMessage,
         follows: &mut Follows,
         out: &mpsc::Sender<v1::AgentMessage>,
+        tunnels: &Tunnels,
     ) -> Option<Ended> {
         match message.message? {
             Answer::Dispatch(dispatch) => self.executor.dispatch(dispatch),
@@ -192,7 +208,10 @@ impl Sessions {
                     goodbye.code
                 ))));
             }
-            Answer::Beat(_) | Answer::Units(_) | Answer::Endpoints(_) | Answer::Open(_) => {}
+            Answer::Beat(beat) => self.lease.beat(beat.sent_ms),
+            Answer::Units(units) => self.units.apply(units),
+            Answer::Endpoints(endpoints) => self.units.endpoints(endpoints),
+            Answer::Open(request) => tunnels.open(request),
             Answer::Welcome(_) | Answer::Renewed(_) => {}
         }
         None
@@ -243,6 +262,21 @@ async fn send_reports(executor: Executor, out: &mpsc::Sender<v1::AgentMessage>) 
             () = executor.outgoing() => {}
             _ = resend.tick() => executor.resend_unacknowledged(),
         }
+    }
+}
+
+/// Sends what there is to tell of units, until the session ends.
+async fn send_units(units: Units, out: &mpsc::Sender<v1::AgentMessage>) -> Ended {
+    loop {
+        while let Some(message) = units.next_message() {
+            let message = v1::AgentMessage {
+                message: Some(message),
+            };
+            if out.send(message).await.is_err() {
+                return closed();
+            }
+        }
+        units.outgoing().await;
     }
 }
 

@@ -8,6 +8,7 @@
 //! Every decision is in [`Table`], which does nothing itself; this shell feeds it from the session
 //! and carries out what it says.
 
+mod claims;
 mod ops;
 mod outgoing;
 mod run;
@@ -26,6 +27,7 @@ use weft_types::{JobId, NodeCapacity};
 
 use crate::artifacts::Artifacts;
 use crate::task::{Job, inline_op};
+pub(crate) use claims::Claim;
 use table::{Payload, Table};
 
 /// The most tasks that are held, running or not.
@@ -48,6 +50,8 @@ struct Shared {
     op_threads: usize,
     op_ready: Condvar,
     outgoing: Notify,
+    /// Tasks or units gave room back.
+    room: Notify,
     tokio: tokio::runtime::Handle,
 }
 
@@ -72,6 +76,7 @@ impl Executor {
             op_threads,
             op_ready: Condvar::new(),
             outgoing: Notify::new(),
+            room: Notify::new(),
             tokio: tokio::runtime::Handle::current(),
         });
         for _ in 0..op_threads {

@@ -39,6 +39,7 @@ impl Shared {
         });
         self.table.lock().ended(&task, report);
         self.outgoing.notify_one();
+        self.room.notify_waiters();
         self.start_what_fits();
     }
 

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use weft_proto::v1;
 use weft_runtime::Control;
-use weft_types::{NodeCapacity, Reason};
+use weft_types::{NodeCapacity, Reason, Resources};
 
+use super::claims::Claims;
 use super::outgoing::Outgoing;
 use super::{MAX_HELD_TASKS, TaskId};
 use crate::capacity::{Free, offers};
@@ -90,7 +91,8 @@ pub(super) struct Table {
     ops: VecDeque<Op>,
     waiting: VecDeque<Waiting>,
     overtaken: u32,
-    free: Free,
+    pub(super) free: Free,
+    pub(super) claims: Claims,
     running: u32,
     unacknowledged_bytes: usize,
     pub(super) out: Outgoing,
@@ -107,6 +109,7 @@ impl Table {
             ops: VecDeque::new(),
             waiting: VecDeque::new(),
             overtaken: 0,
+            claims: Claims::default(),
             running: 0,
             unacknowledged_bytes: 0,
             out: Outgoing::default(),
@@ -127,6 +130,11 @@ impl Table {
 
     pub(super) fn is_unfinished(&self, id: TaskId) -> bool {
         self.held.get(&id).is_some_and(|held| !held.is_done())
+    }
+
+    /// Whether the whole node has room for this.
+    pub(super) fn could_ever_fit(&self, need: &Resources) -> bool {
+        offers(&self.capacity, need)
     }
 
     pub(super) fn load(&self) -> (u32, u32) {

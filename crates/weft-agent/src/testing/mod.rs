@@ -1,6 +1,7 @@
 //! What the tests of this crate stand on: a server that does what a test says, and a node whose
 //! slow tasks end when a test says.
 
+mod engine;
 mod node;
 mod server;
 
@@ -10,8 +11,9 @@ use prost::Message;
 use weft_proto::v1;
 use weft_runtime::Control;
 
+pub(crate) use engine::Engine;
 pub(crate) use node::{Gate, Node};
-pub(crate) use server::Server;
+pub(crate) use server::{Server, Session, TunnelEnd};
 
 /// How long anything may take in a test.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

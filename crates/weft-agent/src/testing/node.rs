@@ -8,14 +8,18 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use weft_runtime::{Control, OpRuntime, Outcome, Probe, Runtime, Runtimes, TaskRun};
 use weft_types::{Bytes, Failure, Millicores, NodeCapacity, Reason, RuntimeKind};
+use weft_unit::UnitRuntime;
 
-use super::DEADLINE;
+use super::{DEADLINE, Engine};
 use crate::artifacts::Artifacts;
 use crate::capacity::Offer;
 use crate::executor::Executor;
 use crate::identity::Member;
+use crate::lease::Lease;
 use crate::node::keep_connected;
+use crate::runtimes::UnitRuntimes;
 use crate::session::Sessions;
+use crate::units::{Parts, Ports, Units};
 use crate::{Config, Error};
 
 /// CPU that the node offers.
@@ -52,6 +56,8 @@ impl Runtime for Gate {
 /// A node that keeps itself connected.
 pub(crate) struct Node {
     pub(crate) executor: Executor,
+    pub(crate) units: Units,
+    lease: Lease,
     pub(crate) gate: Gate,
     pub(crate) first: oneshot::Receiver<Result<(), Error>>,
     removed: watch::Receiver<bool>,
@@ -62,6 +68,15 @@ pub(crate) struct Node {
 impl Node {
     /// Joins, or comes back, with what is in the directory.
     pub(crate) async fn start(dir: &Path, token: Option<String>) -> Self {
+        Self::start_with(dir, token, None).await
+    }
+
+    /// The same, with a runtime for units.
+    pub(crate) async fn start_with(
+        dir: &Path,
+        token: Option<String>,
+        engine: Option<Arc<Engine>>,
+    ) -> Self {
         let config = Config {
             token,
             node_id: Some("n1".parse().unwrap()),
@@ -75,6 +90,7 @@ impl Node {
         let capacity = NodeCapacity {
             cpu: Millicores(CPU_MILLICORES),
             memory: Bytes(1 << 30),
+            disk: Bytes(1 << 30),
             ..NodeCapacity::default()
         };
         let artifacts = Artifacts::open(&dir.join("blobs")).await.unwrap();
@@ -86,6 +102,16 @@ impl Node {
             2,
         );
         let executor = executor.unwrap();
+        let engine = engine.map(|engine| engine as Arc<dyn UnitRuntime>);
+        let lease = Lease::open(dir).unwrap();
+        let parts = Parts {
+            node: "n1".parse().unwrap(),
+            runtimes: UnitRuntimes::probe(engine.into_iter().collect()).await,
+            executor: executor.clone(),
+            lease: lease.clone(),
+            ports: Ports::default(),
+        };
+        let units = Units::start(dir, parts).unwrap();
         let stop = CancellationToken::new();
         let sessions = Sessions {
             member,
@@ -94,6 +120,8 @@ impl Node {
                 missing: Vec::new(),
             },
             executor: executor.clone(),
+            units: units.clone(),
+            lease: lease.clone(),
             artifacts,
             data_dir: dir.to_path_buf(),
             started: Instant::now(),
@@ -105,6 +133,8 @@ impl Node {
         let task = tokio::spawn(keep_connected(sessions, first_tell, removed_tell));
         Self {
             executor,
+            units,
+            lease,
             gate,
             first,
             removed,
@@ -120,6 +150,12 @@ impl Node {
         removed.expect("it goes on").unwrap();
     }
 
+    /// Drops everything at once, as `kill -9` does.
+    pub(crate) async fn crash(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
     /// Ends it, so that its directory can be used again.
     pub(crate) async fn shutdown(mut self) {
         self.stop.cancel();
@@ -131,6 +167,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        self.units.leave();
+        self.lease.close();
         self.stop.cancel();
         self.executor.shutdown();
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -20,6 +21,7 @@ use weft_pki::{Authority, ClusterName, JoinToken, JoinTokenSpec, ServerTls};
 use weft_proto::v1;
 use weft_proto::v1::agent_message::Message;
 use weft_proto::v1::server_message::Message as Answer;
+use weft_proto::v1::tunnel_frame::Frame;
 use weft_types::{BlobHash, NodeId, Timestamp};
 
 use super::DEADLINE;
@@ -32,6 +34,7 @@ pub(crate) struct Server {
     pub(crate) address: String,
     pub(crate) state: Arc<State>,
     sessions: mpsc::Receiver<Session>,
+    tunnels: mpsc::Receiver<TunnelEnd>,
     connections: Arc<Mutex<JoinSet<()>>>,
     accept: tokio::task::JoinHandle<()>,
     _dir: tempfile::TempDir,
@@ -49,13 +52,41 @@ pub(crate) struct State {
     pub(crate) blobs: Mutex<HashMap<BlobHash, bytes::Bytes>>,
     /// How often a node whose certificate expired must ask.
     pub(crate) asks_before_return: Mutex<u32>,
+    /// Whether heartbeats are answered.
+    pub(crate) beats: Arc<AtomicBool>,
     sessions: mpsc::Sender<Session>,
+    tunnels: mpsc::Sender<TunnelEnd>,
+}
+
+/// The server's end of a stream into a unit.
+pub(crate) struct TunnelEnd {
+    pub(crate) id: String,
+    frames: Streaming<v1::TunnelFrame>,
+    answers: mpsc::Sender<Result<v1::TunnelFrame, Status>>,
+}
+
+impl TunnelEnd {
+    /// The next frame; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Option<Frame> {
+        let message = tokio::time::timeout(DEADLINE, self.frames.message()).await;
+        let message = message.expect("no frame came").ok()??;
+        Some(message.frame.expect("an empty frame"))
+    }
+
+    pub(crate) async fn send(&self, frame: Frame) {
+        let message = v1::TunnelFrame {
+            id: String::new(),
+            frame: Some(frame),
+        };
+        self.answers.send(Ok(message)).await.unwrap();
+    }
 }
 
 /// A session that an agent opened.
 pub(crate) struct Session {
     messages: Streaming<v1::AgentMessage>,
     answers: mpsc::Sender<Result<v1::ServerMessage, Status>>,
+    beats: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -67,6 +98,7 @@ impl Server {
         let credentials = authority.issue_server(&server, &[], A_DAY, now()).unwrap();
         let tls = ServerTls::new(&credentials).unwrap();
         let (opened, sessions) = mpsc::channel(8);
+        let (tunnelled, tunnels) = mpsc::channel(8);
         let state = Arc::new(State {
             authority,
             joined_valid: Mutex::new((now(), A_DAY)),
@@ -74,7 +106,9 @@ impl Server {
             blob_refusals: Mutex::default(),
             blobs: Mutex::default(),
             asks_before_return: Mutex::default(),
+            beats: Arc::new(AtomicBool::new(true)),
             sessions: opened,
+            tunnels: tunnelled,
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -89,6 +123,7 @@ impl Server {
             address,
             state,
             sessions,
+            tunnels,
             connections,
             accept,
             _dir: dir,
@@ -121,6 +156,12 @@ impl Server {
         (session, hello)
     }
 
+    /// The next stream into a unit that an agent opens.
+    pub(crate) async fn tunnel(&mut self) -> TunnelEnd {
+        let tunnel = tokio::time::timeout(DEADLINE, self.tunnels.recv()).await;
+        tunnel.expect("no stream came").unwrap()
+    }
+
     /// Breaks every connection off, as a crash does.
     pub(crate) fn break_off(&self) {
         self.connections.lock().abort_all();
@@ -135,11 +176,26 @@ impl Drop for Server {
 }
 
 impl Session {
-    /// The next message that is no heartbeat.
+    /// The next message that is no heartbeat and not about units, of which these tests have none.
     pub(crate) async fn next(&mut self) -> Message {
         loop {
+            match self.of_units().await {
+                Message::Units(_) | Message::Loads(_) => {}
+                message => return message,
+            }
+        }
+    }
+
+    /// The next message that is no heartbeat; those are answered.
+    pub(crate) async fn of_units(&mut self) -> Message {
+        loop {
             match self.any().await {
-                Message::Heartbeat(_) => {}
+                Message::Heartbeat(beat) => {
+                    if self.beats.load(Ordering::Relaxed) {
+                        let sent_ms = beat.sent_ms;
+                        self.send(Answer::Beat(v1::Beat { sent_ms })).await;
+                    }
+                }
                 message => return message,
             }
         }
@@ -217,6 +273,7 @@ type MessageStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl v1::agent_server::Agent for State {
     type SessionStream = MessageStream<v1::ServerMessage>;
     type GetBlobStream = MessageStream<v1::BlobChunk>;
+    type TunnelStream = MessageStream<v1::TunnelFrame>;
 
     async fn join(
         &self,
@@ -269,8 +326,25 @@ impl v1::agent_server::Agent for State {
         let session = Session {
             messages: request.into_inner(),
             answers,
+            beats: Arc::clone(&self.beats),
         };
         self.sessions.send(session).await.unwrap();
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn tunnel(
+        &self,
+        request: Request<Streaming<v1::TunnelFrame>>,
+    ) -> Result<Response<Self::TunnelStream>, Status> {
+        let mut frames = request.into_inner();
+        let first = frames.message().await?.unwrap();
+        let (answers, stream) = mpsc::channel(4);
+        let tunnel = TunnelEnd {
+            id: first.id,
+            frames,
+            answers,
+        };
+        self.tunnels.send(tunnel).await.unwrap();
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
 

@@ -173,6 +173,25 @@ impl Machine {
         }
     }
 
+    /// Whether resources that it has are to be kept for it: while they are in use, and while it is
+    /// let in again.
+    pub fn keeps_room(&self) -> bool {
+        self.uses_room() || matches!(self.state, State::Admitting { .. })
+    }
+
+    /// Whether it may have requests or connections that are still answered.
+    pub fn may_answer(&self) -> bool {
+        matches!(
+            self.state,
+            State::Running(_) | State::Draining | State::Stopping(_)
+        )
+    }
+
+    /// Whether it is not known yet whether there is an instance.
+    pub fn is_looking(&self) -> bool {
+        matches!(self.state, State::New | State::Looking)
+    }
+
     /// When it wants a [`Input::Tick`], if nothing else happens.
     pub fn wake_at(&self) -> Option<Monotonic> {
         match &self.state {
@@ -215,6 +234,11 @@ impl Machine {
                     self.seen(now, result, out);
                 }
             }
+            Input::Broke { call, failure } => match self.answered(call) {
+                Some(Action::Observe) => self.seen(now, Err(failure), out),
+                Some(action) => self.did(now, action, Err(failure), out),
+                None => {}
+            },
             Input::Probed { call, result } => self.probed(now, call, result, out),
             Input::Waits { reason, detail } => self.waits(now, reason, detail),
             Input::Progress(detail) => self.progress(detail),

@@ -193,6 +193,13 @@ pub enum Input {
         /// What was seen; an error says nothing about the instance.
         result: Result<Observation, Failure>,
     },
+    /// A call, whatever it was for, came to no end of its own.
+    Broke {
+        /// Which call.
+        call: u64,
+        /// Why.
+        failure: Failure,
+    },
     /// A health check has ended.
     Probed {
         /// Which call.

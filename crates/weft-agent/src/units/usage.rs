@@ -1,0 +1,118 @@
+//! What units use, every few seconds. An engine that hangs delays nobody but itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use weft_proto::v1;
+use weft_types::{RuntimeKind, UnitId};
+use weft_unit::Usage;
+
+use super::Shared;
+
+const INTERVAL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
+/// How long one unit's figures may take.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// How many are asked for at once.
+const MAX_AT_ONCE: usize = 16;
+
+/// What counters said at a time.
+#[derive(Clone, Copy)]
+struct Reading {
+    at: Instant,
+    usage: Usage,
+    requests: u64,
+}
+
+/// Measures for as long as the agent runs.
+pub(super) async fn measure(shared: Arc<Shared>) {
+    let mut last: HashMap<UnitId, Reading> = HashMap::new();
+    let mut ticks = tokio::time::interval(INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let running = shared.running();
+        let is_running = |unit: &UnitId| running.iter().any(|(other, _)| other == unit);
+        last.retain(|unit, _| is_running(unit));
+        let mut readings = futures::stream::iter(running)
+            .map(|(unit, kind)| read(&shared, unit, kind))
+            .buffer_unordered(MAX_AT_ONCE);
+        let mut loads = Vec::new();
+        // Those that do not answer in this round are left out of it.
+        let round = async {
+            while let Some(reading) = readings.next().await {
+                if let Some((unit, now)) = reading {
+                    loads.push(load(unit, now, last.insert(unit, now)));
+                }
+            }
+        };
+        let _ = tokio::time::timeout(INTERVAL, round).await;
+        drop(readings);
+        if !loads.is_empty() {
+            shared.outbox.loads(v1::UnitLoads { loads });
+        }
+    }
+}
+
+async fn read(shared: &Shared, unit: UnitId, kind: RuntimeKind) -> Option<(UnitId, Reading)> {
+    let runtime = shared.runtimes.get(kind)?;
+    let usage = tokio::time::timeout(TIMEOUT, runtime.stats(unit)).await;
+    let reading = Reading {
+        at: Instant::now(),
+        usage: usage.ok()?.ok()?,
+        requests: shared.ports.requests(unit),
+    };
+    Some((unit, reading))
+}
+
+/// The load since the last reading; a counter that went back began anew with another instance.
+fn load(unit: UnitId, now: Reading, last: Option<Reading>) -> v1::UnitLoad {
+    let span_us = last.map_or(0, |last| now.at.duration_since(last.at).as_micros());
+    let per = |now: u64, last: u64, scale: u128| {
+        let grown = u128::from(now.checked_sub(last).unwrap_or(now));
+        let rate = (grown * scale).checked_div(span_us).unwrap_or(0);
+        u64::try_from(rate).unwrap_or(u64::MAX)
+    };
+    let (last_cpu_us, last_requests) =
+        last.map_or((0, 0), |last| (last.usage.cpu_us, last.requests));
+    v1::UnitLoad {
+        unit: unit.to_string(),
+        cpu_millicores: per(now.usage.cpu_us, last_cpu_us, 1_000),
+        memory_bytes: now.usage.memory_bytes,
+        disk_bytes: now.usage.disk_bytes,
+        rx_bytes: now.usage.rx_bytes,
+        tx_bytes: now.usage.tx_bytes,
+        requests_per_1000s: per(now.requests, last_requests, 1_000_000_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_types::WorkloadId;
+
+    #[test]
+    fn a_load_is_what_was_used_over_the_interval_in_millicores() {
+        let unit = UnitId {
+            workload: WorkloadId(1),
+            number: 1,
+        };
+        let at = Instant::now();
+        let reading = |seconds, cpu_us, requests| Reading {
+            at: at + Duration::from_secs(seconds),
+            usage: Usage {
+                cpu_us,
+                ..Usage::default()
+            },
+            requests,
+        };
+        let first = reading(0, 9_000_000, 100);
+        assert_eq!(load(unit, first, None).cpu_millicores, 0);
+        let second = load(unit, reading(5, 11_500_000, 110), Some(first));
+        assert_eq!(second.cpu_millicores, 500);
+        assert_eq!(second.requests_per_1000s, 2_000);
+        let anew = load(unit, reading(5, 1_000_000, 0), Some(first));
+        assert_eq!(anew.cpu_millicores, 200);
+    }
+}
