@@ -85,10 +85,6 @@ impl Cgroups {
         })
     }
 
-    pub(crate) fn is_v2(&self) -> bool {
-        self.is_v2
-    }
-
     /// Whether swap can be limited.
     pub(crate) fn limits_swap(&self) -> bool {
         match self.root("memory") {

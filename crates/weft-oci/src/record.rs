@@ -102,6 +102,26 @@ pub(crate) struct UnitDir {
 }
 
 impl UnitDir {
+    /// The files of something that runs like a unit and is none.
+    pub(crate) fn scratch(data_dir: &Path, name: &str) -> Result<Self, Error> {
+        let unit = Self {
+            dir: data_dir.join("units").join(name),
+            exit: data_dir.join("units").join(format!("{name}.exit")),
+        };
+        unit.make_dir()?;
+        Ok(unit)
+    }
+
+    fn make_dir(&self) -> Result<(), Error> {
+        files::make_dir(&self.run(), 0o700)?;
+        File::options()
+            .create(true)
+            .append(true)
+            .open(self.monitor_lock())
+            .map(drop)
+            .during(|| format!("make {}", self.monitor_lock().display()))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.dir
     }
@@ -128,12 +148,7 @@ impl UnitDir {
     }
 
     pub(crate) fn write(&self, record: &UnitRecord) -> Result<(), Error> {
-        files::make_dir(&self.run(), 0o700)?;
-        File::options()
-            .create(true)
-            .append(true)
-            .open(self.monitor_lock())
-            .during(|| format!("make {}", self.monitor_lock().display()))?;
+        self.make_dir()?;
         files::write_json(&self.dir.join("unit.json"), record)
     }
 

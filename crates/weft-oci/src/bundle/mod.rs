@@ -32,7 +32,6 @@ pub(crate) struct Bundle<'a> {
     pub(crate) run: &'a Path,
     pub(crate) binds: Vec<Bind>,
     pub(crate) cgroup: &'a str,
-    pub(crate) is_cgroup_v2: bool,
     pub(crate) limits_swap: bool,
 }
 

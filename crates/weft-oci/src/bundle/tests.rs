@@ -33,7 +33,6 @@ fn config(spec: &ContainerSpec) -> Value {
         run: Path::new("/run/x"),
         binds: Vec::new(),
         cgroup: "/weft-1/u",
-        is_cgroup_v2: false,
         limits_swap: true,
     };
     bundle.config().unwrap()

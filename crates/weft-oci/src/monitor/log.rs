@@ -12,7 +12,7 @@ use crate::error::During;
 use crate::files::now_ms;
 
 /// The size at which a file is put aside; the one put aside before is dropped.
-pub(crate) const MAX_LOG_BYTES: u64 = 8 << 20;
+const MAX_LOG_BYTES: u64 = 8 << 20;
 
 /// The file that was put aside.
 pub(crate) fn rotated(log: &Path) -> PathBuf {

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 use crate::Error;
 use crate::error::During;
 
-pub(crate) use log::{MAX_LOG_BYTES, parse_line, rotated};
+pub(crate) use log::{parse_line, rotated};
 pub(crate) use request::{
     Answer, MAX_ANSWER_BYTES, MonitorNetwork, Request, RuntimeCommand,
 };

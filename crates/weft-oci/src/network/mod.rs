@@ -21,7 +21,7 @@ use crate::files;
 use crate::lock::FileLock;
 use crate::names;
 
-pub(crate) use netlink::{Link, Mac, Netlink};
+pub(crate) use netlink::{Mac, Netlink};
 pub use subnet::Subnet;
 
 const DEFAULT_BRIDGE: &str = "weft0";

@@ -111,18 +111,6 @@ impl Netlink {
         })
     }
 
-    /// Every interface of the namespace.
-    pub(crate) fn links(&mut self) -> io::Result<Vec<Link>> {
-        let message = Message::new(libc::RTM_GETLINK, libc::NLM_F_DUMP, &link_header(0, false));
-        let mut links = Vec::new();
-        self.call(message, |kind, body| {
-            if kind == libc::RTM_NEWLINK {
-                links.extend(parse_link(body));
-            }
-        })?;
-        Ok(links)
-    }
-
     pub(crate) fn link(&mut self, name: &str) -> io::Result<Option<Link>> {
         let message = Message::new(libc::RTM_GETLINK, libc::NLM_F_ACK, &link_header(0, false))
             .text(libc::IFLA_IFNAME, name);

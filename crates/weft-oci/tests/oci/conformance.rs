@@ -1,0 +1,65 @@
+//! The suite of the port, for each OCI runtime.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use weft_unit::conformance::{Abilities, run_all};
+
+use crate::ground::{Ground, Node, Tested, missing, with_ground};
+
+const INSIDE: &str = "WEFT_TEST_ALONE";
+
+fn suite(class: &str, abilities: Abilities, left_out: BTreeMap<&'static str, &'static str>) {
+    with_ground(&[class], |ground: Ground| async move {
+        let node = Node::new(ground.dir.path(), class, &[class]);
+        let tested = Tested {
+            stranger: Node::new(ground.dir.path(), "stranger", &[class]),
+            runtime: node.open(),
+            node,
+            image: ground.image.clone(),
+            class: class.to_owned(),
+            abilities,
+            left_out,
+        };
+        run_all(&tested).await;
+    });
+}
+
+pub fn crun() {
+    suite("crun", Abilities::default(), BTreeMap::new());
+}
+
+pub fn runc() {
+    suite("runc", Abilities::default(), BTreeMap::new());
+}
+
+pub fn runsc() {
+    let abilities = Abilities {
+        // Output and error pass the sandbox apart, but the limit is the sandbox's as a whole.
+        memory_limit: false,
+        process_limit: false,
+        ..Abilities::default()
+    };
+    suite("runsc", abilities, BTreeMap::new());
+}
+
+/// Again, as an agent that was started by `ip netns exec`: with no control groups mounted, and
+/// nobody else's interfaces.
+pub fn in_a_network_namespace() {
+    if let Some(missing) = missing(&["crun", "ip"]) {
+        println!("skipped: needs {missing}");
+        return;
+    }
+    let name = format!("weft-oci-{}", std::process::id());
+    let ip = |words: &[&str]| Command::new("ip").args(words).status();
+    assert!(ip(&["netns", "add", &name]).is_ok_and(|status| status.success()));
+    let _ = ip(&["-n", &name, "link", "set", "lo", "up"]);
+    let status = Command::new("ip")
+        .args(["netns", "exec", &name])
+        .arg(std::env::current_exe().expect("our own path"))
+        .arg("conformance::crun")
+        .env(INSIDE, "1")
+        .status();
+    let _ = ip(&["netns", "del", &name]);
+    assert!(status.is_ok_and(|status| status.success()), "the suite failed inside");
+}

@@ -1,0 +1,61 @@
+//! The backend against real OCI runtimes and a real registry. The binary is also the monitor, and
+//! the agent that is killed.
+
+mod agent;
+mod conformance;
+mod features;
+mod ground;
+mod pulls;
+
+use std::process::ExitCode;
+
+/// A test: its name, and what it does.
+type Test = (&'static str, fn());
+
+const TESTS: &[Test] = &[
+    ("conformance::crun", conformance::crun),
+    ("conformance::runc", conformance::runc),
+    ("conformance::runsc", conformance::runsc),
+    ("conformance::in_a_network_namespace", conformance::in_a_network_namespace),
+    ("agent::killed_agent_leaves_container_and_log", agent::killed_agent_leaves_container_and_log),
+    ("agent::killed_monitor_is_told_and_cleared_away", agent::killed_monitor_is_told_and_cleared_away),
+    ("features::users_variables_and_directories", features::users_variables_and_directories),
+    ("features::volumes_outlive_restarts", features::volumes_outlive_restarts),
+    ("features::networks_are_what_was_asked_for", features::networks_are_what_was_asked_for),
+    ("features::rights_are_few_unless_privileged", features::rights_are_few_unless_privileged),
+    ("features::two_nodes_in_one_namespace_do_not_meet", features::two_nodes_in_one_namespace_do_not_meet),
+    ("pulls::credentials_open_a_registry", pulls::credentials_open_a_registry),
+    ("pulls::tampered_blobs_are_refused", pulls::tampered_blobs_are_refused),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    match args.get(1).map(String::as_str) {
+        Some(ground::MONITOR) => return weft_oci::monitor::main(),
+        Some(agent::AGENT) => return agent::run(&args[2..]),
+        _ => {}
+    }
+    let filters: Vec<&String> = args[1..].iter().filter(|a| !a.starts_with('-')).collect();
+    if args.iter().any(|arg| arg == "--list") {
+        for (name, _) in TESTS {
+            println!("{name}: test");
+        }
+        return ExitCode::SUCCESS;
+    }
+    let mut failed = Vec::new();
+    for (name, test) in TESTS {
+        if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
+            continue;
+        }
+        println!("test {name} ...");
+        match std::panic::catch_unwind(test) {
+            Ok(()) => println!("test {name} ... ok"),
+            Err(_) => failed.push(*name),
+        }
+    }
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("failed: {}", failed.join(", "));
+    ExitCode::FAILURE
+}
