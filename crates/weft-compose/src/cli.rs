@@ -51,6 +51,10 @@ pub(crate) async fn find() -> Result<Cli, Missing> {
         };
         let mut command = Command::new(program);
         command.args(args);
+        // A plugin in somebody's home is not there for the calls of units.
+        command
+            .env("HOME", "/nonexistent")
+            .env("DOCKER_CONFIG", "/nonexistent");
         match child::run(command, PROBE_TIMEOUT).await {
             Ok(ran) if ran.status.success() => {
                 let version = String::from_utf8_lossy(&ran.stdout);

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 use weft_types::{Reason, UnitId};
 use weft_unit::{Error, Step, labels};
 
-use crate::over::{COMPOSE, KIND};
+use crate::over::COMPOSE;
 
 /// How long an answer may take, in seconds.
 const API_TIMEOUT_S: u64 = 60;
@@ -133,7 +133,7 @@ impl Engine {
     pub(crate) fn filter(&self, id: Option<UnitId>) -> HashMap<String, Vec<String>> {
         let mut wanted = vec![
             format!("{}={}", labels::NODE, self.node),
-            format!("{KIND}={COMPOSE}"),
+            format!("{}={COMPOSE}", labels::KIND),
         ];
         wanted.extend(id.map(|id| format!("{}={id}", labels::UNIT)));
         HashMap::from([("label".to_owned(), wanted)])

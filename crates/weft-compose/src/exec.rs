@@ -110,6 +110,12 @@ fn not_started(said: &str) -> Option<i32> {
     (said.contains("permission denied") || said.contains("exec format")).then_some(NOT_RUNNABLE)
 }
 
+/// Whether this is what an older engine prints, with 126 as exit code, when there is no such command.
+fn says_not_found(output: &[u8]) -> bool {
+    let said = String::from_utf8_lossy(&output[..output.len().min(512)]);
+    said.starts_with("OCI runtime exec failed") && not_started(&said) == Some(NOT_FOUND)
+}
+
 /// A session of a command that has ended before it began.
 fn ended(code: i32, said: String) -> ExecSession {
     let (input, _) = mpsc::channel(1);
@@ -150,6 +156,7 @@ impl Running {
         to: mpsc::Sender<ExecOutput>,
         mut told: oneshot::Sender<Result<i32, Error>>,
     ) {
+        let mut is_missing = false;
         let copied = async {
             let mut writing = std::pin::pin!(self.write(stdin, &mut input));
             let mut is_written = false;
@@ -158,7 +165,8 @@ impl Running {
                     () = &mut writing, if !is_written => is_written = true,
                     next = output.next() => match next {
                         Some(Ok(part)) => {
-                            // A reader that is gone while others wait for the exit code.
+                            is_missing |= says_not_found(part.as_ref());
+                            // A reader may be gone while the exit code is waited for.
                             let _ = to.send(convert(part)).await;
                         }
                         _ => return,
@@ -170,11 +178,17 @@ impl Running {
             () = copied => false,
             () = abandoned(&to, &mut told) => true,
         };
-        if is_abandoned {
+        // Its output may end first, when its input does.
+        if is_abandoned || told.is_closed() {
             return self.kill().await;
         }
         drop(to);
-        let _ = told.send(self.exit_code().await);
+        let code = self.exit_code().await;
+        let code = code.map(|code| match code {
+            NOT_RUNNABLE if is_missing => NOT_FOUND,
+            other => other,
+        });
+        let _ = told.send(code);
     }
 
     async fn write(

@@ -6,10 +6,7 @@ use weft_unit::{Unit, labels};
 
 use crate::policy::Model;
 
-/// The label by which a Compose unit's objects are told from those of other backends at the same
-/// engine.
-pub(crate) const KIND: &str = "weft.kind";
-/// Its value.
+/// The value of [`labels::KIND`].
 pub(crate) const COMPOSE: &str = "compose";
 /// The label of volumes: whose they are, `wl-…`, and which set.
 pub(crate) const SLOT: &str = "weft.slot";
@@ -44,7 +41,7 @@ pub(crate) fn unit_labels(unit: &Unit, node: &str) -> Map<String, Json> {
             labels::WORKLOAD.to_owned(),
             text(format!("{}/{}", unit.namespace, unit.name)),
         ),
-        (KIND.to_owned(), text(COMPOSE.to_owned())),
+        (labels::KIND.to_owned(), text(COMPOSE.to_owned())),
     ])
 }
 

@@ -380,6 +380,8 @@ impl Compose {
             Ok(_) => Ok(()),
             Err(error) => {
                 let before: Vec<_> = before.into_iter().map(|part| part.id).collect();
+                // An image may be gone since: the next attempt looks at everything again.
+                self.vetted.lock().remove(&unit.id);
                 self.undo_start(unit, &before).await?;
                 Err(error)
             }

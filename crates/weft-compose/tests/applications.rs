@@ -6,9 +6,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::git::GitServer;
-use common::{PATIENCE, World, backend, id, inline, unit};
+use common::{PATIENCE, World, backend, inline, unit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_types::{Bytes, ComposeSpec, GitSource, Millicores, Reason};
+use weft_unit::conformance::images::{self, Registry};
 use weft_unit::{
     CleanPolicy, Credentials, ExecOutput, ExecWanted, LogsWanted, Observed, Phase, Progress, Step,
     Unit, UnitRuntime,
@@ -34,9 +35,9 @@ services:
     depends_on: [worker]
     stop_signal: SIGKILL
   worker:
-    image: {busybox}
+    image: {redis}
     entrypoint: ["/bin/sh", "-c"]
-    command: ['trap "exit 0" TERM; while :; do printf "INCR ticks\r\n" | nc redis 6379 -w 2; sleep 0.2; done']
+    command: ['trap "exit 0" TERM; while :; do redis-cli -h redis INCR ticks; sleep 0.2; done']
     restart: always
     depends_on: [redis]
   redis:
@@ -87,17 +88,8 @@ async fn run_inside(world: &World, unit: &Unit, part: &str, command: &str) -> St
 }
 
 async fn ticks(world: &World, unit: &Unit) -> u64 {
-    let said = run_inside(
-        world,
-        unit,
-        "worker",
-        "printf 'GET ticks\\r\\n' | nc redis 6379 -w 2",
-    )
-    .await;
-    let number = said
-        .lines()
-        .nth(1)
-        .and_then(|line| line.trim().parse().ok());
+    let said = run_inside(world, unit, "worker", "redis-cli -h redis GET ticks").await;
+    let number = said.trim().trim_matches('"').parse().ok();
     number.unwrap_or(0)
 }
 
@@ -149,7 +141,7 @@ macro_rules! world_or_skip {
 async fn an_inline_application_runs_is_repaired_updated_and_removed() {
     let world = world_or_skip!();
     let redis = world.redis();
-    let mut first = unit(id(1), 1, inline(application(&world, &redis, "one")));
+    let mut first = unit(world.id(1), 1, inline(application(&world, &redis, "one")));
     first.secrets.env.insert("WHO".into(), "s3cret-name".into());
     world.up(&first).await;
     let seen = world.until(first.id, "it runs", Observed::is_running).await;
@@ -212,7 +204,7 @@ async fn an_inline_application_runs_is_repaired_updated_and_removed() {
     let before = until_ticking(&world, &first, 5).await;
     world.runtime.stop(first.id, GRACE).await.unwrap();
     world.runtime.remove(first.id, true).await.unwrap();
-    let second = unit(id(2), 2, inline(application(&world, &redis, "two")));
+    let second = unit(world.id(2), 2, inline(application(&world, &redis, "two")));
     world.up(&second).await;
     let seen = world
         .until(second.id, "it runs", Observed::is_running)
@@ -258,7 +250,7 @@ async fn an_application_from_git_is_built_run_and_updated() {
     server.write("deploy/app.yaml", &file("one"));
     let commit = server.commit();
     let spec = from_git(&server.url, Some("deploy/app.yaml"));
-    let mut first = unit(id(1), 1, spec.clone());
+    let mut first = unit(world.id(1), 1, spec.clone());
     let error = prepare_error(&world, &first).await;
     assert_eq!(error.reason, Reason::PermissionDenied, "{error}");
     first.secrets.git = Some(Credentials {
@@ -294,7 +286,7 @@ async fn an_application_from_git_is_built_run_and_updated() {
     );
 
     world.runtime.remove(first.id, true).await.unwrap();
-    let mut second = unit(id(2), 2, spec);
+    let mut second = unit(world.id(2), 2, spec);
     second.secrets = first.secrets.clone();
     world.up(&second).await;
     let seen = world
@@ -347,7 +339,7 @@ async fn hostile_repositories_and_files_are_refused_and_leave_nothing() {
     let mut number = 0;
     let mut unit_of = |spec| {
         number += 1;
-        unit(id(number), 1, spec)
+        unit(world.id(number), 1, spec)
     };
     for path in [
         None,
@@ -430,13 +422,13 @@ async fn hostile_repositories_and_files_are_refused_and_leave_nothing() {
 async fn limits_bound_the_sum_of_all_services() {
     let world = world_or_skip!();
     // Each holds 40 MiB in memory: together more than the unit may have, alone less.
-    let hog = "dd if=/dev/zero of=/dev/shm/x bs=1M count=40; echo held; sleep 600";
+    let hog = "dd if=/dev/zero of=/dev/shm/x bs=1M count=40 && sleep 600 || exit 137";
     let service = format!(
         "{{image: {}, entrypoint: [/bin/sh, -c, '{hog}'], shm_size: 64m}}",
         world.busybox
     );
     let text = format!("services: {{a: {service}, b: {service}, c: {service}}}");
-    let mut unit = unit(id(1), 1, inline(text));
+    let mut unit = unit(world.id(1), 1, inline(text));
     unit.resources.memory = Bytes(64 << 20);
     unit.resources.cpu = Millicores(250);
     world.up(&unit).await;
@@ -488,7 +480,7 @@ async fn a_taken_port_is_told_and_profiles_replicas_and_secrets_work() {
         world.busybox
     );
     let text = format!("services: {{a: {{{sleep}, ports: ['127.0.0.1:{port}:80']}}}}");
-    let taken = unit(id(1), 1, inline(text));
+    let taken = unit(world.id(1), 1, inline(text));
     world
         .runtime
         .prepare(&taken, &Progress::new(String::new()))
@@ -512,7 +504,7 @@ async fn a_taken_port_is_told_and_profiles_replicas_and_secrets_work() {
     );
     let mut spec = inline(text);
     spec.profiles = vec!["extra".into()];
-    let profiled = unit(id(2), 1, spec);
+    let profiled = unit(world.id(2), 1, spec);
     world.up(&profiled).await;
     let healthy = |seen: &Observed| seen.is_running() && seen.healthy == Some(true);
     let seen = world.until(profiled.id, "it is healthy", healthy).await;
@@ -522,5 +514,38 @@ async fn a_taken_port_is_told_and_profiles_replicas_and_secrets_work() {
     let ended = world.runtime.observe(profiled.id).await.unwrap();
     assert!(matches!(ended.phase, Phase::Exited { .. }), "{ended:?}");
     world.runtime.remove(profiled.id, false).await.unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_registry_is_read_with_the_units_credentials_alone() {
+    if !images::is_installed("htpasswd") {
+        println!("skipped: needs htpasswd of apache2-utils");
+        return;
+    }
+    let world = world_or_skip!();
+    let dir = world.daemon.dir.path();
+    let registry = Registry::with_password(dir, "user", "hunter2-long").unwrap();
+    let image = images::busybox(dir, "private", &["/bin/sleep", "600"]).unwrap();
+    let image = registry.push(&image, "private:1").unwrap().tagged;
+    let text = format!("services: {{a: {{image: '{image}', stop_signal: SIGKILL}}}}");
+    let mut private = unit(world.id(1), 1, inline(text));
+    let error = prepare_error(&world, &private).await;
+    let expected = [Reason::ImagePullFailed, Reason::ImageNotFound];
+    assert!(
+        expected.contains(&error.reason),
+        "{}: {error}",
+        error.reason
+    );
+    private.secrets.registry = Some(Credentials {
+        username: "user".into(),
+        password: "hunter2-long".into(),
+    });
+    world.up(&private).await;
+    world
+        .until(private.id, "it runs", Observed::is_running)
+        .await;
+    no_file_holds(&world, "hunter2-long");
+    world.runtime.remove(private.id, false).await.unwrap();
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }

@@ -149,11 +149,14 @@ pub struct World {
     pub runtime: Arc<Compose>,
     pub registry: Registry,
     pub busybox: String,
+    workload: WorkloadId,
     pub daemon: Daemon,
 }
 
 impl World {
     pub fn new() -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let daemon = Daemon::start();
         let dir = daemon.dir.path();
         let registry = Registry::start(dir).unwrap();
@@ -163,6 +166,7 @@ impl World {
             runtime: Arc::new(backend(&daemon, "n1", |_| {})),
             registry,
             busybox,
+            workload: WorkloadId(u64::from(std::process::id()) << 8 | u64::from(number)),
             daemon,
         }
     }
@@ -170,19 +174,29 @@ impl World {
     /// Redis with the libraries it needs, as Debian has them.
     pub fn redis(&self) -> String {
         let program = "/usr/bin/redis-server";
-        let real = fs::canonicalize(program).unwrap();
-        let said = images::output(Command::new("ldd").arg(&real)).unwrap();
-        let words = said.split_whitespace().filter(|word| word.starts_with('/'));
-        let mut files: Vec<_> = words
-            .map(|path| (path.to_owned(), fs::read(path).unwrap(), true))
-            .collect();
-        files.push((program.to_owned(), fs::read(&real).unwrap(), true));
+        let mut files = Vec::new();
+        for name in [program, "/usr/bin/redis-cli"] {
+            let real = fs::canonicalize(name).unwrap();
+            let said = images::output(Command::new("ldd").arg(&real)).unwrap();
+            let words = said.split_whitespace();
+            let libraries = words.filter(|word| word.starts_with('/'));
+            files.extend(libraries.map(|path| (path.to_owned(), fs::read(path).unwrap(), true)));
+            files.push((name.to_owned(), fs::read(&real).unwrap(), true));
+        }
         let config = ImageConfig {
             entrypoint: vec![program.to_owned()],
             files,
         };
         let image = images::build(self.daemon.dir.path(), "redis", &config).unwrap();
         self.registry.push(&image, "redis:1").unwrap().tagged
+    }
+
+    /// A unit of a workload that no other test has.
+    pub fn id(&self, number: u32) -> UnitId {
+        UnitId {
+            workload: self.workload,
+            number,
+        }
     }
 
     pub async fn up(&self, unit: &Unit) {
@@ -259,11 +273,6 @@ pub fn unit(id: UnitId, revision: u64, spec: ComposeSpec) -> Unit {
         resources: Default::default(),
         secrets: Secrets::default(),
     }
-}
-
-pub fn id(number: u32) -> UnitId {
-    let workload = WorkloadId(u64::from(std::process::id()) << 20);
-    UnitId { workload, number }
 }
 
 pub fn inline(text: impl Into<String>) -> ComposeSpec {
