@@ -561,7 +561,7 @@ impl NetworkSpec {
             let parts: Vec<_> = mac.split(':').collect();
             let valid =
                 |part: &&str| part.len() == 2 && part.chars().all(|c| c.is_ascii_hexdigit());
-            if parts.len() != 6 || !parts.iter().all(|part| valid(&part)) {
+            if parts.len() != 6 || !parts.iter().all(valid) {
                 return refuse("mac", "write it as in 52:54:00:12:34:56");
             }
         }
