@@ -209,7 +209,7 @@ fn rest(
             None => without += service.replicas,
         }
     }
-    Some(if without == 0 { total } else { left / without })
+    Some(left.checked_div(without).unwrap_or(total))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use weft_unit::Credentials;
 
 /// `TMPFS_MAGIC` of Linux's `magic.h`.
-const TMPFS: i64 = 0x0102_1994;
+const TMPFS: i128 = 0x0102_1994;
 
 /// Where private directories are made: in memory when the machine has a `/dev/shm`, so that no
 /// secret is written to a disk.
@@ -26,7 +26,7 @@ impl Scratch {
     /// Removes what an agent that was killed left.
     pub(crate) fn open(data_dir: &Path, node: &str) -> io::Result<Self> {
         let shm = Path::new("/dev/shm");
-        let in_memory = statfs(shm).is_ok_and(|fs| fs.f_type as i64 == TMPFS);
+        let in_memory = statfs(shm).is_ok_and(|fs| i128::from(fs.f_type) == TMPFS);
         let (parent, prefix) = if in_memory {
             (shm.to_owned(), format!("weft-compose-{node}-"))
         } else {

@@ -33,8 +33,20 @@ pub fn missing() -> Option<&'static str> {
 /// A `dockerd` of its own.
 pub struct Daemon {
     child: Child,
+    subnet: String,
     pub dir: TempDir,
     pub host: String,
+}
+
+/// Lets containers of a subnet speak with each other where another engine of the machine has closed
+/// its forwarding, or ends that.
+fn forward(action: &str, subnet: &str) {
+    let mut iptables = Command::new("iptables");
+    iptables.args([
+        "-w", action, "FORWARD", "-s", subnet, "-d", subnet, "-j", "ACCEPT",
+    ]);
+    // Without `iptables` nothing is closed.
+    let _ = iptables.stderr(Stdio::null()).status();
 }
 
 impl Daemon {
@@ -43,8 +55,12 @@ impl Daemon {
         let dir = tempfile::Builder::new().prefix("wc").tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let host = format!("unix://{}", at("d.sock").display());
-        let subnet =
-            100 + (std::process::id() as u8 % 64) * 2 + NEXT.fetch_add(1, Ordering::Relaxed) % 2;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let subnet = format!(
+            "10.{}.0.0/16",
+            100 + std::process::id() % 30 * 5 + u32::from(number) % 5
+        );
+        forward("-I", &subnet);
         let child = Command::new("dockerd")
             .arg("--data-root")
             .arg(at("data"))
@@ -65,14 +81,19 @@ impl Daemon {
                 "native.cgroupdriver=cgroupfs",
             ])
             .arg("--default-address-pool")
-            .arg(format!("base=10.{subnet}.0.0/16,size=24"))
+            .arg(format!("base={subnet},size=24"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(at("log")).unwrap())
             .process_group(0)
             .spawn()
             .unwrap();
-        let daemon = Self { child, dir, host };
+        let daemon = Self {
+            child,
+            subnet,
+            dir,
+            host,
+        };
         let end = Instant::now() + READY;
         while daemon.docker(&["version"]).is_err() {
             let log = fs::read_to_string(daemon.dir.path().join("log")).unwrap_or_default();
@@ -135,6 +156,7 @@ impl Drop for Daemon {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        forward("-D", &self.subnet);
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let root = self.dir.path().display().to_string();
         let ours = mounts.lines().filter_map(|line| line.split(' ').nth(1));
