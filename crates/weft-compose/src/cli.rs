@@ -193,7 +193,11 @@ fn not_run(step: Step, error: &ChildError) -> Error {
 
 fn failed(call: &Call<'_>, what: &str, ran: &Finished) -> Error {
     let said = call.redactor.clean(&ran.stderr);
-    let reason = classify(call.step, &said);
+    let reason = match classify(call.step, &said) {
+        // Registries say it in words of their own.
+        Reason::RuntimeError if what.ends_with(" pull") => Reason::ImagePullFailed,
+        reason => reason,
+    };
     let line = telling_line(&said);
     let detail = match reason {
         Reason::RuntimeUnavailable => {
