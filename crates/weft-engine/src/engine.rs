@@ -1,13 +1,12 @@
 //! The port's methods.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::query_parameters::ListContainersOptionsBuilder;
 use weft_types::{ContainerSpec, NodeId, Reason, RuntimeKind, UnitId};
 use weft_unit::{
     CleanPolicy, Cleaned, Error, ExecSession, ExecWanted, LogStream, LogsWanted, Missing, Observed,
@@ -16,11 +15,11 @@ use weft_unit::{
 use weft_volumes::{HostPaths, Mounted, Volumes};
 
 use crate::connection::{Connected, Connection, Flavour};
-use crate::error::{failed, volume, without_secrets};
+use crate::error::{volume, without_secrets};
 use crate::events::Events;
 use crate::pulled::Pulled;
 use crate::stats::Sizes;
-use crate::{exec, image, logs, observe, request, stats};
+use crate::{exec, image, logs, look, observe, request, stats};
 
 /// Where engines keep what they run, and how they are told what to do: whoever has these has the
 /// node.
@@ -85,6 +84,7 @@ pub struct Engine {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
+    pub socket: PathBuf,
     pub node: NodeId,
     pub volumes: Volumes,
     pub pulled: Pulled,
@@ -108,9 +108,10 @@ impl Engine {
             host_paths: options.host_paths(),
         })?;
         Ok(Self {
-            connection: Arc::new(Connection::new(options.socket, options.flavour)),
+            connection: Arc::new(Connection::new(options.socket.clone(), options.flavour)),
             events: OnceLock::new(),
             inner: Inner {
+                socket: options.socket,
                 node: options.node,
                 volumes,
                 pulled: Pulled::new(dir.join("images.json")),
@@ -162,6 +163,10 @@ impl Inner {
         }
         Ok(mounts)
     }
+}
+
+fn mark<'a>(container: &'a look::Listed, key: &str) -> Option<&'a str> {
+    container.labels.as_ref()?.get(key).map(String::as_str)
 }
 
 fn container(unit: &Unit, step: Step) -> Result<&ContainerSpec, Error> {
@@ -253,23 +258,15 @@ impl UnitRuntime for Engine {
 
     async fn list(&self) -> Result<Vec<Owned>, Error> {
         let docker = self.reach(Step::Run).await?.docker;
-        let mark = format!("{}={}", labels::NODE, self.inner.node);
-        let options = ListContainersOptionsBuilder::new()
-            .all(true)
-            .filters(&HashMap::from([("label", vec![mark])]))
-            .build();
-        let containers = docker
-            .list_containers(Some(options))
-            .await
-            .map_err(|error| failed(Step::Run, &error))?;
+        let mut containers = look::list(&docker, &self.inner.socket).await?;
+        containers.retain(|one| mark(one, labels::NODE) == Some(self.inner.node.as_str()));
         let volumes = self.inner.volumes.list().await;
         let volumes = volumes.map_err(|error| volume(Step::Run, &error))?;
         // What is made before and removed after the container, without a revision of its own.
         let mut all: BTreeMap<UnitId, u64> = volumes.into_iter().map(|unit| (unit, 0)).collect();
         for container in containers {
-            let labels = container.labels.unwrap_or_default();
-            let unit = labels.get(labels::UNIT).and_then(|unit| unit.parse().ok());
-            let revision = labels.get(labels::REVISION);
+            let unit = mark(&container, labels::UNIT).and_then(|unit| unit.parse().ok());
+            let revision = mark(&container, labels::REVISION);
             let revision = revision.and_then(|revision| revision.parse().ok());
             if let Some(unit) = unit {
                 all.insert(unit, revision.unwrap_or(0));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bollard::Docker;
 use bollard::exec::CreateExecOptions;
 use bollard::query_parameters::ResizeExecOptionsBuilder;
+use bytes::Bytes;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::OwnedWriteHalf;
@@ -20,6 +21,9 @@ use crate::hijack::{self, Output};
 const PIECES: usize = 64;
 /// How long the engine may take to tell the exit code once the output has ended.
 const EXIT: Duration = Duration::from_secs(30);
+/// Exit codes of shells for commands that cannot be run, and that are not there.
+const CANNOT_RUN: i32 = 126;
+const NOT_THERE: i32 = 127;
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A command that was made known to the engine.
@@ -95,9 +99,9 @@ fn not_run(said: &str) -> Option<i32> {
         "executable file `",
         "no such file or directory",
     ]) {
-        Some(127)
+        Some(NOT_THERE)
     } else if any(&["permission denied", "exec format error"]) {
-        Some(126)
+        Some(CANNOT_RUN)
     } else {
         None
     }
@@ -185,7 +189,7 @@ async fn pump(
         let mut inputs = std::pin::pin!(pass_input(&command, there.input, inputs));
         let mut output = std::pin::pin!(pass_output(there.output, &outputs));
         tokio::select! {
-            () = &mut output => {}
+            first = &mut output => first,
             () = &mut inputs => output.await,
         }
     };
@@ -193,23 +197,38 @@ async fn pump(
         outputs.closed().await;
         exited.closed().await;
     };
-    let is_dropped = tokio::select! {
-        () = talked => false,
-        () = dropped => true,
+    let first = tokio::select! {
+        first = talked => first,
+        () = dropped => {
+            command.kill().await;
+            return;
+        }
     };
     drop(outputs);
-    if is_dropped {
-        command.kill().await;
-        return;
-    }
-    let _ = exited.send(command.exit_code().await);
+    let code = command.exit_code().await;
+    let _ = exited.send(code.map(|code| corrected(code, &first)));
 }
 
-async fn pass_output(mut output: Output, outputs: &mpsc::Sender<ExecOutput>) {
+/// Docker's runtimes end with 126 also for a command that is not there, and say so as if the command
+/// had printed it.
+fn corrected(code: i32, first: &[u8]) -> i32 {
+    let is_of_runtime = first.starts_with(b"OCI runtime exec failed");
+    match not_run(&String::from_utf8_lossy(first)) {
+        Some(said) if code == CANNOT_RUN && is_of_runtime => said,
+        _ => code,
+    }
+}
+
+/// Passes on what the command prints, and gives the first piece.
+async fn pass_output(mut output: Output, outputs: &mpsc::Sender<ExecOutput>) -> Bytes {
+    let mut first = None;
     // What nobody reads is read here all the same, so that the command does not wait for it.
     while let Ok(Some(piece)) = output.next().await {
+        let (ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes)) = &piece;
+        first.get_or_insert_with(|| bytes.clone());
         let _ = outputs.send(piece).await;
     }
+    first.unwrap_or_default()
 }
 
 async fn pass_input(
@@ -248,6 +267,10 @@ mod tests {
         ] {
             assert_eq!(not_run(said), code, "{said}");
         }
+        let of_runtime = b"OCI runtime exec failed: \"x\": executable file not found in $PATH";
+        assert_eq!(corrected(126, of_runtime), 127);
+        assert_eq!(corrected(126, b"x: executable file not found"), 126);
+        assert_eq!(corrected(0, of_runtime), 0);
     }
 
     #[test]

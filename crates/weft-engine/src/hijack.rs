@@ -1,7 +1,8 @@
-//! The connection of a command inside a container, which the engine makes out of an HTTP request.
+//! Requests that are made without `bollard`.
 //!
-//! `bollard` can do it too, but takes what a terminal prints for a frame when it begins with a byte
-//! below 3, and keeps whole frames in memory.
+//! The connection of a command inside a container is made out of an HTTP request. `bollard` can do
+//! it too, but takes what a terminal prints for a frame when it begins with a byte below 3, and
+//! keeps whole frames in memory. And it refuses answers of Podman with a state that Docker has not.
 
 use std::io;
 use std::path::Path;
@@ -17,6 +18,8 @@ use weft_unit::ExecOutput;
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// The longest body of a refusal, in bytes.
 const MAX_REFUSAL_BYTES: u64 = 64 << 10;
+/// The longest body of an answer, in bytes.
+const MAX_BODY_BYTES: u64 = 64 << 20;
 /// The most that is passed on at once, in bytes.
 const PIECE_BYTES: usize = 16 << 10;
 const HEADER_BYTES: usize = 8;
@@ -38,6 +41,35 @@ pub(crate) struct Output {
     is_raw: bool,
     left: usize,
     is_stderr: bool,
+}
+
+/// Gets what is at a path: the status of the answer and its body.
+///
+/// HTTP/1.0, so that the body comes in one piece and ends with the connection.
+pub(crate) async fn get(socket: &Path, path: &str) -> io::Result<(u16, Vec<u8>)> {
+    let asking = async {
+        let stream = UnixStream::connect(socket).await?;
+        let (read, mut write) = stream.into_split();
+        let request = format!("GET {path} HTTP/1.0\r\nHost: engine\r\n\r\n");
+        write.write_all(request.as_bytes()).await?;
+        let mut stream = BufReader::new(read);
+        let head = head(&mut stream).await?;
+        let mut body = Vec::new();
+        stream.take(MAX_BODY_BYTES).read_to_end(&mut body).await?;
+        io::Result::Ok((head, body))
+    };
+    let answer = tokio::time::timeout(ANSWER, asking).await;
+    let (head, body) = answer.map_err(|_| io::Error::other("the engine does not answer"))??;
+    let status = status(&head).ok_or_else(|| io::Error::other("no answer in HTTP"))?;
+    Ok((status, body))
+}
+
+/// What the engine says of a refusal, which is JSON with a `message`.
+pub(crate) fn message(body: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(body);
+    let (from, to) = text.find('{').zip(text.rfind('}'))?;
+    let value: serde_json::Value = serde_json::from_str(text.get(from..=to)?).ok()?;
+    Some(value.get("message")?.as_str()?.to_owned())
 }
 
 /// Sends a request and takes the connection over.
@@ -99,13 +131,8 @@ async fn refusal(stream: &mut BufReader<OwnedReadHalf>, head: &str) -> io::Error
         while !body.contains(&b'}') && limited.read_buf(&mut body).await.is_ok_and(|n| n > 0) {}
     })
     .await;
-    let text = String::from_utf8_lossy(&body);
-    let json = text.find('{').zip(text.rfind('}'));
-    let message = json
-        .and_then(|(from, to)| serde_json::from_str::<serde_json::Value>(&text[from..=to]).ok())
-        .and_then(|value| Some(value.get("message")?.as_str()?.to_owned()));
     let line = head.lines().next().unwrap_or_default().to_owned();
-    io::Error::other(message.unwrap_or(line))
+    io::Error::other(message(&body).unwrap_or(line))
 }
 
 impl Output {

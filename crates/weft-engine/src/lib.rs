@@ -21,7 +21,7 @@
 //! | `request.rs` | from a specification to the engine's request, without I/O |
 //! | `life.rs` | start, stop, remove |
 //! | `image.rs`, `pulled.rs` | pulling; which images we pulled, and cleaning them |
-//! | `observe.rs`, `logs.rs`, `exec.rs`, `stats.rs`, `events.rs` | looking and talking |
+//! | `look.rs`, `observe.rs`, `logs.rs`, `exec.rs`, `stats.rs`, `events.rs` | looking and talking |
 //!
 //! A unit is one container named `weft-UNIT`, found by that name and by the labels of
 //! [`weft_unit::labels`]. The engine itself never starts it again: that is decided by the agent.
@@ -47,6 +47,7 @@ mod hijack;
 mod image;
 mod life;
 mod logs;
+mod look;
 mod observe;
 mod pulled;
 mod reference;

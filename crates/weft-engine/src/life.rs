@@ -6,8 +6,8 @@ use bollard::Docker;
 use bollard::errors::Error as Api;
 use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, InspectContainerOptions, KillContainerOptionsBuilder,
-    RemoveContainerOptionsBuilder, StartContainerOptions,
+    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, RemoveContainerOptionsBuilder,
+    StartContainerOptions,
 };
 use rustix::process::{Resource, getrlimit};
 use weft_types::{ContainerSpec, Reason, UnitId};
@@ -17,6 +17,7 @@ use crate::connection::Connected;
 use crate::engine::Inner;
 use crate::error::{failed, said, status, volume};
 use crate::image::{find, source};
+use crate::look;
 use crate::observe::{self, is_alive, label};
 use crate::request::{self, Around, name};
 
@@ -70,14 +71,7 @@ impl Inner {
         id: UnitId,
         step: Step,
     ) -> Result<Option<ContainerInspectResponse>, Error> {
-        match docker
-            .inspect_container(&name(id), None::<InspectContainerOptions>)
-            .await
-        {
-            Ok(found) => Ok(Some(found)),
-            Err(error) if is_gone(&error) => Ok(None),
-            Err(error) => Err(failed(step, &error)),
-        }
+        look::inspect(docker, &self.socket, id, step).await
     }
 
     fn is_ours(&self, container: &ContainerInspectResponse) -> bool {
@@ -182,7 +176,7 @@ impl Inner {
                 mounts: &mounts,
                 own_limits: [
                     ("nofile", getrlimit(Resource::Nofile).maximum),
-                    ("nproc", getrlimit(Resource::Nproc).maximum),
+                    ("nproc", processes()),
                 ],
             },
         )?;
@@ -226,7 +220,7 @@ impl Inner {
         match docker.kill_container(&name(id), Some(options)).await {
             // It has ended meanwhile.
             Err(error) if is_gone(&error) || status(&error) == Some(409) => Ok(()),
-            Err(error) if said(&error).contains("not running") => Ok(()),
+            Err(error) if said(&error).contains("running container") => Ok(()),
             other => other.map_err(|error| failed(Step::Stop, &error)),
         }
     }
@@ -268,6 +262,15 @@ impl Inner {
             .await
             .map_err(|error| volume(Step::Remove, &error))
     }
+}
+
+/// Our own limit of processes; Podman lowers its own to the largest process id when it starts, and
+/// cannot take that back without `CAP_SYS_RESOURCE`.
+fn processes() -> Option<u64> {
+    let own = getrlimit(Resource::Nproc).maximum.unwrap_or(u64::MAX);
+    let largest = std::fs::read_to_string("/proc/sys/kernel/pid_max").ok();
+    let largest = largest.and_then(|text| text.trim().parse().ok());
+    Some(own.min(largest.unwrap_or(u64::MAX)))
 }
 
 /// The error for a unit without a container.

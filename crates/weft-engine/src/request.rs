@@ -79,14 +79,20 @@ pub(crate) fn create(
         stop_signal: spec.stop_signal.clone(),
         labels: Some(marks(unit, around)),
         exposed_ports: exposed,
-        // Whether it works is found out by the agent, in the same way on every runtime.
-        healthcheck: Some(HealthConfig {
-            test: Some(vec!["NONE".to_owned()]),
-            ..HealthConfig::default()
-        }),
+        healthcheck: no_health_check(around.able.flavour),
         host_config: Some(host(unit, spec, around, bindings)?),
         ..ContainerCreateBody::default()
     })
+}
+
+/// Whether it works is found out by the agent, in the same way on every runtime: what the image
+/// says of it is not run. Podman would take `NONE` for a command; without systemd it runs none.
+fn no_health_check(flavour: Flavour) -> Option<HealthConfig> {
+    let none = HealthConfig {
+        test: Some(vec!["NONE".to_owned()]),
+        ..HealthConfig::default()
+    };
+    (flavour == Flavour::Docker).then_some(none)
 }
 
 fn environment(unit: &Unit, spec: &ContainerSpec) -> Vec<String> {
