@@ -62,6 +62,11 @@ impl Inside {
 
     /// Runs a command in the container.
     pub(crate) fn exec(self, wanted: ExecWanted) -> Result<ExecSession, Error> {
+        if wanted.tty.is_some() && self.runtime.is_sandbox {
+            return Err(Error::Spec(
+                "a sandbox gives no terminals; run the command without one".into(),
+            ));
+        }
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("exec-{}-{count}", std::process::id());

@@ -192,8 +192,13 @@ fn refused(run: &Path, status: Option<i32>, streams: &mut Streams) -> Error {
     Error::Runtime { detail, evidence }
 }
 
-/// The message of a line such as `time="…" level=error msg="…"`, or the line.
+/// The message of a line such as `time="…" level=error msg="…"` or `{"msg":"…",…}`, or the line.
 fn message(line: &str) -> String {
+    if let Ok(line) = serde_json::from_str::<serde_json::Value>(line)
+        && let Some(message) = line["msg"].as_str()
+    {
+        return message.to_owned();
+    }
     let quoted = line
         .split_once("msg=\"")
         .and_then(|(_, rest)| rest.rsplit_once('"'))
@@ -208,5 +213,6 @@ mod tests {
         let line = r#"time="2026" level=error msg="exec: \"x\": not found""#;
         assert_eq!(super::message(line), r#"exec: "x": not found"#);
         assert_eq!(super::message("plain"), "plain");
+        assert_eq!(super::message(r#"{"msg":"no such file","level":"error"}"#), "no such file");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
 use super::copy::copy_layers;
@@ -44,12 +44,21 @@ fn tmpfs(at: &Path, options: &std::ffi::CStr) -> Result<(), Error> {
 /// Where `/sys` was mounted anew, as `ip netns exec` does, the runtimes find no control groups.
 fn mount_cgroups() -> Result<(), Error> {
     let magic = rustix::fs::statfs(CGROUPS).map(|found| found.f_type as i64);
-    if matches!(magic, Ok(CGROUP2_MAGIC | TMPFS_MAGIC)) {
+    if magic == Ok(CGROUP2_MAGIC) {
         return Ok(());
     }
-    let all = hierarchies()?;
+    let mut all = hierarchies()?;
     if is_v2(&all) && all.len() == 1 {
         return mount_hierarchy(&all[0], Path::new(CGROUPS));
+    }
+    // crun 1.8 refuses to work beside a version 2 that has controllers of its own.
+    if !is_v2(&all) {
+        let unified = Path::new(CGROUPS).join("unified");
+        let _ = rustix::mount::unmount(&unified, UnmountFlags::DETACH);
+        all.retain(|hierarchy| !hierarchy.controllers.is_empty());
+    }
+    if magic == Ok(TMPFS_MAGIC) {
+        return Ok(());
     }
     tmpfs(Path::new(CGROUPS), c"mode=0755")?;
     for hierarchy in &all {

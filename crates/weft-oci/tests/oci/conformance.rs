@@ -35,7 +35,8 @@ pub fn runc() {
 
 pub fn runsc() {
     let abilities = Abilities {
-        // Output and error pass the sandbox apart, but the limit is the sandbox's as a whole.
+        // `runsc exec` makes no terminal, and the limits are the sandbox's as a whole.
+        tty: false,
         memory_limit: false,
         process_limit: false,
         ..Abilities::default()

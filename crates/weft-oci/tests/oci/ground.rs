@@ -90,7 +90,7 @@ impl Node {
     pub fn open(&self) -> Oci {
         let volumes = Volumes::open(weft_volumes::Options {
             dir: self.data_dir.join("volumes"),
-            host_paths: HostPaths::default(),
+            host_paths: HostPaths::refusing([]),
         });
         let monitor = MonitorCommand {
             program: std::env::current_exe().expect("our own path"),
