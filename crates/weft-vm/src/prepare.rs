@@ -16,8 +16,9 @@ use crate::{disks, fail, images, net, seed};
 pub(crate) const LOCK_PATIENCE: Duration = Duration::from_secs(120);
 /// The least memory that a machine is given, in bytes.
 const MIN_MEMORY_BYTES: u64 = 16 << 20;
-/// The command line of a kernel that is given none.
-const DEFAULT_CMDLINE: &str = "console=ttyS0";
+/// The command line of a kernel that is given none. Emulated on a busy node, the kernel would find
+/// its timer too slow and give up.
+const DEFAULT_CMDLINE: &str = "console=ttyS0 no_timer_check";
 /// What a seed or a command line has in it when the guest is to print its address.
 const ADDRESS_WORD: &str = "weft-address";
 

@@ -61,7 +61,9 @@ pub(super) fn arguments(machine: &Machine, dir: &Path, has_kvm: bool) -> Vec<Str
     add("device", "virtio-balloon-pci".to_owned());
     for (index, disk) in machine.disks.iter().enumerate() {
         add("blockdev", block(disk, index).to_string());
-        add("device", disk_device(disk, index));
+        // A kernel that is booted directly is first itself.
+        let boots = index == 0 && machine.kernel.is_none();
+        add("device", disk_device(disk, index, boots));
     }
     for (index, card) in machine.cards.iter().enumerate() {
         add("netdev", network(card, index));
@@ -118,9 +120,9 @@ fn block(disk: &Disk, index: usize) -> Value {
     block
 }
 
-fn disk_device(disk: &Disk, index: usize) -> String {
+fn disk_device(disk: &Disk, index: usize, boots: bool) -> String {
     let mut device = format!("virtio-blk-pci,drive=disk{index},serial={}", disk.serial);
-    if index == 0 && !disk.is_read_only {
+    if boots {
         device.push_str(",bootindex=0");
     }
     device
