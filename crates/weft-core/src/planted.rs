@@ -51,8 +51,6 @@ pub enum Bug {
     OldGoesEarly,
     /// All units of an update come at once.
     SurgeIgnored,
-    /// Every small change of the load changes the number of replicas.
-    ScalingFlaps,
     /// Room that is made for a service is taken by others.
     ClaimsIgnored,
     /// Units of one plan are placed as if the others were not there.
@@ -88,7 +86,6 @@ impl Bug {
         Self::BackoffIgnored,
         Self::OldGoesEarly,
         Self::SurgeIgnored,
-        Self::ScalingFlaps,
         Self::ClaimsIgnored,
         Self::PlannedNotCounted,
     ];

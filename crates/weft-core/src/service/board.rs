@@ -78,7 +78,7 @@ pub struct BoundUnit {
     pub priority: i32,
     /// Whether it is to run.
     pub intent: Intent,
-    /// Whether its node says that nothing of it is left.
+    /// Whether nothing of it is left.
     pub gone: bool,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_ms: u64,
@@ -202,7 +202,10 @@ impl Board {
     }
 
     /// An assignment as it is in the store, and whether its status says that nothing of it is left.
+    /// One whose volumes wait for the unit that takes them over keeps its place.
     pub fn set_unit(&mut self, assignment: &Assignment, gone: bool) {
+        let keeps_place = assignment.intent == Intent::Stop && assignment.keep_volumes;
+        let gone = gone && !keeps_place;
         let unit = BoundUnit {
             node: assignment.node.clone(),
             resources: resources_of(&assignment.spec),

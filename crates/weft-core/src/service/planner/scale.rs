@@ -162,7 +162,7 @@ fn replicas_for(used: u128, per_replica: u128, wanted: u32) -> Option<u32> {
     }
     let aimed = per_replica * u128::from(wanted);
     let is_close = used.abs_diff(aimed) * 100 <= aimed * TOLERANCE_PERCENT;
-    let needed = if is_close && !planted!(ScalingFlaps) {
+    let needed = if is_close {
         u128::from(wanted)
     } else {
         used.div_ceil(per_replica)
