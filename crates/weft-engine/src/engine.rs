@@ -226,11 +226,12 @@ impl UnitRuntime for Engine {
     }
 
     async fn logs(&self, id: UnitId, wanted: LogsWanted) -> Result<LogStream, Error> {
-        let docker = self.reach(Step::Run).await?.docker;
-        let found = self.inner.ours(&docker, id, Step::Run).await?;
+        let there = self.reach(Step::Run).await?;
+        let found = self.inner.ours(&there.docker, id, Step::Run).await?;
         let found = found.ok_or_else(|| crate::life::missing(id))?;
         let container = found.id.unwrap_or_else(|| request::name(id));
-        Ok(logs::lines(&docker, &container, &wanted))
+        let in_seconds = there.able.flavour == Flavour::Podman;
+        Ok(logs::lines(&there.docker, &container, &wanted, in_seconds))
     }
 
     async fn exec(&self, id: UnitId, wanted: ExecWanted) -> Result<ExecSession, Error> {

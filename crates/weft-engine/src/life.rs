@@ -221,6 +221,7 @@ impl Inner {
             // It has ended meanwhile.
             Err(error) if is_gone(&error) || status(&error) == Some(409) => Ok(()),
             Err(error) if said(&error).contains("running container") => Ok(()),
+            Err(error) if said(&error).contains("container state improper") => Ok(()),
             other => other.map_err(|error| failed(Step::Stop, &error)),
         }
     }

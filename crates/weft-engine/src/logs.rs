@@ -18,8 +18,14 @@ const LINES: usize = 256;
 
 type Pieces = Pin<Box<dyn Stream<Item = Result<LogOutput, Api>> + Send>>;
 
-/// The lines of a container.
-pub(crate) fn lines(docker: &Docker, container: &str, wanted: &LogsWanted) -> LogStream {
+/// The lines of a container. Podman tells times in whole seconds (`in_seconds`): of the second of
+/// `since_ms` all lines are given, rather than losing some.
+pub(crate) fn lines(
+    docker: &Docker,
+    container: &str,
+    wanted: &LogsWanted,
+    in_seconds: bool,
+) -> LogStream {
     let mut options = LogsOptionsBuilder::new()
         .stdout(true)
         .stderr(true)
@@ -34,17 +40,23 @@ pub(crate) fn lines(docker: &Docker, container: &str, wanted: &LogsWanted) -> Lo
     }
     let pieces: Pieces = Box::pin(docker.logs(container, Some(options.build())));
     let (lines, stream) = mpsc::channel(LINES);
-    let since_ms = wanted.since_ms;
+    let from_ms = wanted.since_ms.map(|since_ms| {
+        if in_seconds {
+            since_ms - since_ms % 1_000
+        } else {
+            since_ms.saturating_add(1)
+        }
+    });
     tokio::spawn(async move {
         tokio::select! {
-            () = pass_on(pieces, &lines, since_ms) => {}
+            () = pass_on(pieces, &lines, from_ms) => {}
             () = lines.closed() => {}
         }
     });
     stream
 }
 
-async fn pass_on(mut pieces: Pieces, lines: &mpsc::Sender<LogLine>, since_ms: Option<u64>) {
+async fn pass_on(mut pieces: Pieces, lines: &mpsc::Sender<LogLine>, from_ms: Option<u64>) {
     while let Some(piece) = pieces.next().await {
         let (is_stderr, message) = match piece {
             Ok(LogOutput::StdErr { message }) => (true, message),
@@ -55,7 +67,7 @@ async fn pass_on(mut pieces: Pieces, lines: &mpsc::Sender<LogLine>, since_ms: Op
             }
         };
         for line in split(is_stderr, &message) {
-            let is_later = since_ms.is_none_or(|since_ms| line.at_ms > since_ms);
+            let is_later = from_ms.is_none_or(|from_ms| line.at_ms >= from_ms);
             if is_later && lines.send(line).await.is_err() {
                 return;
             }

@@ -307,6 +307,7 @@ fn groups(name: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-fn is_hybrid() -> bool {
+/// Whether both versions of control groups are mounted.
+pub fn is_hybrid() -> bool {
     Path::new("/sys/fs/cgroup/unified").is_dir()
 }
