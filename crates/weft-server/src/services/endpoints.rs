@@ -57,10 +57,12 @@ impl Endpoints {
 
 fn current(server: &Server) -> v1::Endpoints {
     let peers = server.services.sessions.peers();
-    server
-        .services
-        .workloads
-        .read(|tables| table(tables, &peers))
+    let workloads = &server.services.workloads;
+    let nodes = server.nodes.all().into_iter();
+    v1::Endpoints {
+        nodes: nodes.map(|record| record.id.to_string()).collect(),
+        ..workloads.read(|tables| table(tables, &peers))
+    }
 }
 
 /// Keeps the table as it should be until the server stops.
@@ -94,16 +96,18 @@ pub async fn keep(server: Arc<Server>) {
 
 /// Whether something of the old table is not in the new one.
 fn leaves(old: &v1::Endpoints, new: &v1::Endpoints) -> bool {
-    old.ports.iter().any(|port| {
-        let same = |other: &&v1::ServicePort| other.port == port.port;
-        match new.ports.iter().find(same) {
-            None => true,
-            Some(now) => port
-                .endpoints
-                .iter()
-                .any(|one| !now.endpoints.contains(one)),
-        }
-    })
+    let removed = old.nodes.iter().any(|node| !new.nodes.contains(node));
+    removed
+        || old.ports.iter().any(|port| {
+            let same = |other: &&v1::ServicePort| other.port == port.port;
+            match new.ports.iter().find(same) {
+                None => true,
+                Some(now) => port
+                    .endpoints
+                    .iter()
+                    .any(|one| !now.endpoints.contains(one)),
+            }
+        })
 }
 
 fn table(tables: &Tables, peers: &BTreeMap<NodeId, SocketAddr>) -> v1::Endpoints {
@@ -152,5 +156,6 @@ fn table(tables: &Tables, peers: &BTreeMap<NodeId, SocketAddr>) -> v1::Endpoints
     }
     v1::Endpoints {
         ports: ports.into_values().collect(),
+        nodes: Vec::new(),
     }
 }
