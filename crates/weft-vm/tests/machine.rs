@@ -313,7 +313,15 @@ async fn bridged_machine_is_reached_at_the_address_that_its_neighbours_see() {
     let seen = until_booted(&vms, unit.id).await;
     let address = seen.address.unwrap();
     assert!(address.to_string().starts_with("198.18.77.5"), "{address}");
-    let mut stream = TcpStream::connect((address, 80)).await.unwrap();
+    // Its address is seen before its server listens.
+    let end = Instant::now() + PATIENCE;
+    let mut stream = loop {
+        match TcpStream::connect((address, 80)).await {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
