@@ -135,6 +135,23 @@ impl Server {
         Ok(token.to_string())
     }
 
+    /// What its parts share.
+    #[cfg(test)]
+    pub(crate) fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
+    /// Drops it without letting anything finish.
+    #[cfg(test)]
+    pub(crate) async fn kill(self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.state.stopping.cancel();
+        self.state.liveness.stop();
+        self.state.dispatcher.stop().await;
+    }
+
     /// Ends sessions, lets running requests finish, writes what is left.
     pub async fn shutdown(self) {
         self.state.dispatcher.stop().await;

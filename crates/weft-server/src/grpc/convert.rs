@@ -75,7 +75,7 @@ fn counts(counts: &TaskCounts) -> api::TaskCounts {
     }
 }
 
-fn why(view: WhyView) -> api::Why {
+pub(super) fn why(view: WhyView) -> api::Why {
     api::Why {
         reason: view.reason.to_string(),
         class: word(&view.class),

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 use weft_proto::api;
 use weft_types::{JobId, Workload, parse_json};
 
-use super::{convert, status, stream};
+use super::{convert, services, status, stream};
 use crate::metrics::Door;
 use crate::rest::events::{EventParams, follow};
 use crate::rest::page::{MAX_WAIT, PageParams, job_id};
@@ -73,7 +73,7 @@ impl WeftService {
 }
 
 /// A wait in milliseconds.
-fn bounded(wait_ms: u64) -> Duration {
+pub(super) fn bounded(wait_ms: u64) -> Duration {
     Duration::from_millis(wait_ms).min(MAX_WAIT)
 }
 
@@ -96,6 +96,9 @@ impl api::weft_server::Weft for WeftService {
     type WatchStream = MessageStream<api::Job>;
     type ResultsStream = MessageStream<api::TaskResult>;
     type EventsStream = MessageStream<api::Event>;
+    type WorkloadLogsStream = services::Answers<api::UnitLogLine>;
+    type ExecStream = services::Answers<api::ExecResponse>;
+    type PortForwardStream = services::Answers<api::PortForwardResponse>;
 
     async fn submit(&self, request: Request<api::SubmitRequest>) -> Answer<api::Job> {
         let request = request.into_inner();
@@ -217,6 +220,67 @@ impl api::weft_server::Weft for WeftService {
         Ok(Response::new(Box::pin(
             events.map(|event| Ok(convert::event(event))),
         )))
+    }
+
+    async fn apply(&self, request: Request<api::ApplyRequest>) -> Answer<api::ApplyResponse> {
+        let applied = services::apply(&self.server, request.into_inner()).await;
+        answer(applied, |message| message)
+    }
+
+    async fn get_workload(
+        &self,
+        request: Request<api::GetWorkloadRequest>,
+    ) -> Answer<api::ServiceView> {
+        let found = services::get(&self.server, request.into_inner()).await;
+        answer(found, |message| message)
+    }
+
+    async fn list_workloads(
+        &self,
+        request: Request<api::ListWorkloadsRequest>,
+    ) -> Answer<api::ListWorkloadsResponse> {
+        let page = services::list(&self.server, request.into_inner());
+        answer(page, |message| message)
+    }
+
+    async fn patch_workload(
+        &self,
+        request: Request<api::PatchWorkloadRequest>,
+    ) -> Answer<api::ServiceView> {
+        let changed = services::patch(&self.server, request.into_inner()).await;
+        answer(changed, |message| message)
+    }
+
+    async fn delete_workload(
+        &self,
+        request: Request<api::DeleteWorkloadRequest>,
+    ) -> Answer<api::DeleteWorkloadResponse> {
+        let deleted = services::delete(&self.server, request.into_inner()).await;
+        answer(deleted, |message| message)
+    }
+
+    async fn workload_logs(
+        &self,
+        request: Request<api::WorkloadLogsRequest>,
+    ) -> Answer<Self::WorkloadLogsStream> {
+        let lines = services::output(&self.server, request.into_inner()).await;
+        answer(lines, |stream| stream)
+    }
+
+    async fn exec(
+        &self,
+        request: Request<Streaming<api::ExecRequest>>,
+    ) -> Answer<Self::ExecStream> {
+        let opened = services::exec(&self.server, request.into_inner()).await;
+        answer(opened, |stream| stream)
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<Streaming<api::PortForwardRequest>>,
+    ) -> Answer<Self::PortForwardStream> {
+        let opened = services::port_forward(&self.server, request.into_inner()).await;
+        answer(opened, |stream| stream)
     }
 }
 

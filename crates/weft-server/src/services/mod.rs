@@ -40,6 +40,9 @@ pub mod tunnels;
 pub mod units;
 pub mod view;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use parking_lot::Mutex;
