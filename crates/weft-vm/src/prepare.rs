@@ -100,7 +100,7 @@ fn begun(
         workload: format!("{}/{}", unit.namespace, unit.name),
         images,
         source: source.replacen('-', ":", 1),
-        cpu_millicores: unit.resources.cpu.0.into(),
+        cpu_millicores: unit.resources.cpu.0,
         boot_timeout_ms: u64::try_from(spec.boot_timeout.as_millis()).unwrap_or(u64::MAX),
         prints_address: prints_address(spec),
         has_agent: known.is_some_and(|known| known.has_agent),
