@@ -35,6 +35,8 @@ const CAPABILITIES: [&str; 10] = [
     "SETUID",
     "SYS_CHROOT",
 ];
+/// What Podman's own set has beyond that.
+const DROPPED: [&str; 4] = ["AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP"];
 /// The engine keeps so much of what a container printed.
 const LOG_SIZE: &str = "16m";
 /// What Podman gives containers unless told otherwise, and may not be allowed to.
@@ -158,8 +160,14 @@ fn host(
     };
     limit(&mut host, &unit.resources, spec, around.able);
     if !spec.privileged {
-        host.cap_drop = Some(vec!["ALL".to_owned()]);
-        host.cap_add = Some(CAPABILITIES.map(str::to_owned).to_vec());
+        match around.able.flavour {
+            Flavour::Docker => {
+                host.cap_drop = Some(vec!["ALL".to_owned()]);
+                host.cap_add = Some(CAPABILITIES.map(str::to_owned).to_vec());
+            }
+            // What is added here would be effective for users other than root as well.
+            Flavour::Podman => host.cap_drop = Some(DROPPED.map(str::to_owned).to_vec()),
+        }
         host.security_opt = Some(vec!["no-new-privileges".to_owned()]);
     }
     if around.able.flavour == Flavour::Podman {
