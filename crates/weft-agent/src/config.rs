@@ -1,6 +1,7 @@
 //! Settings of an agent.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use weft_types::{Bytes, Millicores, NodeId};
@@ -54,6 +55,8 @@ pub struct Config {
     pub share: u32,
     /// A directory that goes when the agent's process dies.
     pub cleanup_dir: Option<PathBuf>,
+    /// Where other nodes reach this one's replicas, over mutual TLS; port 0 takes a free one.
+    pub peer_listen: SocketAddr,
     /// What runs containers.
     pub engine: Engine,
     /// What becomes of units when the agent's process ends.
@@ -74,6 +77,7 @@ impl Config {
             memory: None,
             share: 1,
             cleanup_dir: None,
+            peer_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             engine: Engine::default(),
             on_shutdown: OnShutdown::default(),
         }

@@ -55,6 +55,9 @@ pub enum Error {
     /// The spawner.
     #[error(transparent)]
     Sandbox(#[from] weft_sandbox::Error),
+    /// Published ports.
+    #[error(transparent)]
+    Ports(#[from] weft_proxy::Error),
     /// Anything else that should work.
     #[error("{0}")]
     Machine(String),

@@ -78,7 +78,7 @@ impl Agent {
             runtimes: unit_runtimes,
             executor: executor.clone(),
             lease: lease.clone(),
-            ports: Ports::default(),
+            ports: Ports::start(&id, &member.credentials, config.peer_listen).await?,
         };
         let units = Units::start(&config.data_dir, parts)?;
         let stop = CancellationToken::new();

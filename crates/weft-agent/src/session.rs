@@ -76,6 +76,7 @@ impl Sessions {
         if let Err(error) = self.member.ensure_valid().await {
             return ended_by(error);
         }
+        self.units.present(&self.member.credentials);
         let mut client = match connect(&self.member.addresses, &self.member.tls).await {
             Ok(client) => client,
             Err(error) => return Ended::Lost(error),
@@ -240,6 +241,7 @@ impl Sessions {
             tracing::error!(%error, "the renewed certificate is not usable");
             return false;
         }
+        self.units.present(&self.member.credentials);
         true
     }
 }

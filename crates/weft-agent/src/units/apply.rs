@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -19,6 +20,9 @@ use crate::identity::now;
 impl Units {
     /// Takes what the server wants: all of it, or what changed.
     pub(crate) fn apply(&self, message: v1::Units) {
+        if self.shared.is_closing.load(Ordering::Relaxed) {
+            return;
+        }
         let mut listed = BTreeSet::new();
         for item in message.apply {
             match serde_json::from_slice::<Assignment>(&item.assignment) {

@@ -19,7 +19,7 @@ const VERSION: u32 = 1;
 /// What is kept of a unit.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
-    v: u32,
+    pub(super) v: u32,
     /// What the server wants.
     pub(super) assignment: Assignment,
     /// Whether the server still lists it; what it does not list goes.

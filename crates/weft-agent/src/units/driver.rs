@@ -16,7 +16,7 @@ use weft_unit::{Observed, publish_address};
 use super::calls::Calls;
 use super::desired::Desired;
 use super::disk::Record;
-use super::logs::Follower;
+use super::logs::{Book, Follower};
 use super::ports::Local;
 use super::{Shared, View, health};
 use crate::executor::Claim;
@@ -75,7 +75,10 @@ impl Driver {
     pub(super) async fn drive(mut self, memory: Option<Memory>, is_known: bool) {
         let mut memory = memory;
         loop {
-            let mut life = Life::new(&self, memory.take());
+            let Some(book) = self.book().await else {
+                break;
+            };
+            let mut life = Life::new(&self, memory.take(), book);
             if is_known {
                 life.saved = life.record();
             }
@@ -95,6 +98,13 @@ impl Driver {
         self.shared.outbox.last_word(status);
     }
 
+    /// What it has printed; `None` when the agent ends.
+    async fn book(&self) -> Option<Arc<Book>> {
+        let (shared, unit) = (Arc::clone(&self.shared), self.unit);
+        let book = tokio::task::spawn_blocking(move || shared.shelf.book(unit));
+        book.await.ok()
+    }
+
     /// Forgets what the disk has of a unit that is gone.
     async fn clear(&self) {
         let (disk, unit) = (self.shared.disk.clone(), self.unit);
@@ -108,7 +118,7 @@ impl Driver {
 }
 
 impl Life {
-    fn new(driver: &Driver, memory: Option<Memory>) -> Self {
+    fn new(driver: &Driver, memory: Option<Memory>, book: Arc<Book>) -> Self {
         let shared = Arc::clone(&driver.shared);
         let desired = driver.wanted.borrow().clone();
         let settings = desired.settings(driver.unit, &shared.node);
@@ -121,7 +131,7 @@ impl Life {
             unit: driver.unit,
             runtime,
             wanted: driver.wanted.clone(),
-            book: shared.shelf.book(driver.unit),
+            book,
             notes: notes_in,
             progress: progress_in,
             room: Arc::default(),
@@ -149,11 +159,8 @@ impl Life {
     }
 
     async fn run(&mut self) {
-        self.lease.mark_changed();
-        if *self.shared.lease.subscribe().borrow() != Lease::Held {
-            let lease = self.shared.lease.judge();
-            self.step(Input::Lease(lease));
-        }
+        let lease = self.shared.lease.judge();
+        self.step(Input::Lease(lease));
         let order = self.wanted.borrow_and_update().order();
         self.save().await;
         self.step(Input::Ordered(order));
@@ -183,7 +190,6 @@ impl Life {
         tokio::select! {
             biased;
             Ok(()) = self.lease.changed() => {
-                self.lease.mark_unchanged();
                 Input::Lease(self.shared.lease.judge())
             }
             Ok(()) = self.wanted.changed() => {
@@ -203,7 +209,6 @@ impl Life {
             }
             () = wake => Input::Tick,
             Ok(()) = self.looks.changed() => {
-                self.looks.mark_unchanged();
                 Input::Look
             }
             () = tokio::time::sleep(LOOK_INTERVAL) => Input::Look,
@@ -290,7 +295,8 @@ impl Life {
         let observed = self.observed();
         let target = |target: u16| Some((target, publish_address(observed.as_ref()?, target)?));
         Local {
-            is_ready: self.machine.status().ready,
+            ready: self.machine.status().ready,
+            draining: self.machine.is_ending(),
             targets: ports
                 .iter()
                 .filter_map(|port| target(port.target))

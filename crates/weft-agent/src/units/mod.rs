@@ -31,6 +31,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -86,6 +87,8 @@ struct Shared {
     /// Grows when instances may have changed.
     looks: watch::Sender<u64>,
     outbox: Outbox,
+    /// Everything is to go: what the server wants does not count any more.
+    is_closing: AtomicBool,
     stop: CancellationToken,
     tokio: tokio::runtime::Handle,
 }
@@ -130,6 +133,7 @@ impl Units {
             gone: Notify::new(),
             looks: watch::Sender::new(0),
             outbox: Outbox::default(),
+            is_closing: AtomicBool::new(false),
             stop: CancellationToken::new(),
             tokio: tokio::runtime::Handle::current(),
         });
@@ -181,6 +185,11 @@ impl Units {
         self.shared.ports.peer_port()
     }
 
+    /// Presents a renewed certificate to other nodes.
+    pub(crate) fn present(&self, credentials: &weft_pki::Credentials) {
+        self.shared.ports.present(credentials);
+    }
+
     /// Resolves when there may be something to send.
     pub(crate) async fn outgoing(&self) {
         self.shared.outbox.changed().await;
@@ -212,6 +221,7 @@ impl Units {
 
     /// Stops and removes every unit, and waits until nothing is left or the time is over.
     pub(crate) async fn remove_all(&self, why: &str, timeout: Duration) {
+        self.shared.is_closing.store(true, Ordering::Relaxed);
         let desired: Vec<_> = {
             let table = self.shared.table.lock();
             table.values().map(|entry| entry.desired.clone()).collect()

@@ -35,8 +35,9 @@ pub(super) async fn measure(shared: Arc<Shared>) {
         let running = shared.running();
         let is_running = |unit: &UnitId| running.iter().any(|(other, _)| other == unit);
         last.retain(|unit, _| is_running(unit));
+        let requests = shared.ports.requests();
         let mut readings = futures::stream::iter(running)
-            .map(|(unit, kind)| read(&shared, unit, kind))
+            .map(|(unit, kind)| read(&shared, unit, kind, requests.get(&unit)))
             .buffer_unordered(MAX_AT_ONCE);
         let mut loads = Vec::new();
         // Those that do not answer in this round are left out of it.
@@ -55,13 +56,18 @@ pub(super) async fn measure(shared: Arc<Shared>) {
     }
 }
 
-async fn read(shared: &Shared, unit: UnitId, kind: RuntimeKind) -> Option<(UnitId, Reading)> {
+async fn read(
+    shared: &Shared,
+    unit: UnitId,
+    kind: RuntimeKind,
+    requests: Option<&u64>,
+) -> Option<(UnitId, Reading)> {
     let runtime = shared.runtimes.get(kind)?;
     let usage = tokio::time::timeout(TIMEOUT, runtime.stats(unit)).await;
     let reading = Reading {
         at: Instant::now(),
         usage: usage.ok()?.ok()?,
-        requests: shared.ports.requests(unit),
+        requests: requests.copied().unwrap_or(0),
     };
     Some((unit, reading))
 }

@@ -187,6 +187,11 @@ impl Machine {
         )
     }
 
+    /// Whether its instance is about to be ended.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.state, State::Draining | State::Stopping(_))
+    }
+
     /// Whether it is not known yet whether there is an instance.
     pub fn is_looking(&self) -> bool {
         matches!(self.state, State::New | State::Looking)

@@ -1,5 +1,6 @@
 //! What a unit has printed and prints.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::Streaming;
@@ -32,7 +33,8 @@ pub(super) async fn run(
 }
 
 async fn tell(tunnel: &Tunnel, start: &v1::LogsStart) -> Result<(), Failed> {
-    let book = tunnel.shared.shelf.book(tunnel.unit);
+    let (shared, unit) = (Arc::clone(&tunnel.shared), tunnel.unit);
+    let book = blocking(move || Ok(shared.shelf.book(unit))).await?;
     let mut grown = book.subscribe();
     let wanted = start.into();
     let reader = blocking(move || Reader::open(book, wanted)).await?;

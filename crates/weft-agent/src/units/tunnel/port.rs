@@ -4,13 +4,14 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use weft_proto::v1;
 use weft_proto::v1::tunnel_frame::Frame;
 use weft_types::Reason;
 use weft_unit::publish_address;
 
-use super::{Failed, OPEN_TIMEOUT, PIECE_BYTES, Tunnel, gone};
+use super::{Failed, OPEN_TIMEOUT, PIECE_BYTES, Tunnel, ended, gone};
 
 pub(super) async fn run(
     tunnel: &Tunnel,
@@ -19,8 +20,9 @@ pub(super) async fn run(
 ) -> Result<(), Failed> {
     let stream = dial(tunnel, port).await?;
     let (read, write) = stream.into_split();
-    let inward = inward(incoming, write);
-    let outward = outward(tunnel, read);
+    let is_over = CancellationToken::new();
+    let inward = inward(incoming, write, &is_over);
+    let outward = outward(tunnel, read, &is_over);
     tokio::try_join!(inward, outward).map(|_| ())
 }
 
@@ -47,6 +49,7 @@ async fn dial(tunnel: &Tunnel, port: u32) -> Result<TcpStream, Failed> {
 async fn inward(
     mut incoming: Streaming<v1::TunnelFrame>,
     mut write: OwnedWriteHalf,
+    is_over: &CancellationToken,
 ) -> Result<(), Failed> {
     loop {
         let message = incoming.message().await.map_err(|_| gone())?;
@@ -58,18 +61,26 @@ async fn inward(
     }
     // A peer that has closed already needs no end.
     let _ = write.shutdown().await;
-    // Keeps looking, so that the other side's end is noticed while the unit still sends.
-    while let Ok(Some(_)) = incoming.message().await {}
-    Ok(())
+    tokio::select! {
+        () = is_over.cancelled() => Ok(()),
+        // Noticed also while the unit sends nothing.
+        () = ended(incoming) => Err(gone()),
+    }
 }
 
-async fn outward(tunnel: &Tunnel, mut read: OwnedReadHalf) -> Result<(), Failed> {
+async fn outward(
+    tunnel: &Tunnel,
+    mut read: OwnedReadHalf,
+    is_over: &CancellationToken,
+) -> Result<(), Failed> {
     let mut buffer = BytesMut::with_capacity(PIECE_BYTES);
     while read.read_buf(&mut buffer).await.map_err(of_io)? > 0 {
         tunnel.pieces(buffer.split().freeze(), Frame::Data).await?;
         buffer.reserve(PIECE_BYTES);
     }
-    tunnel.send(Frame::Data(Bytes::new())).await
+    tunnel.send(Frame::Data(Bytes::new())).await?;
+    is_over.cancel();
+    Ok(())
 }
 
 fn of_io(error: std::io::Error) -> Failed {
