@@ -52,7 +52,7 @@ pub async fn until(
 }
 
 pub fn killed_agent_leaves_container_and_log() {
-    with_ground(&["crun"], |ground: Ground| async move {
+    with_ground(&["crun"], async |ground: &Ground| {
         let node = ground.node("killed");
         let id = unit("x", &[]).id;
         let mut agent = Command::new(std::env::current_exe().expect("our own path"))
@@ -89,7 +89,7 @@ pub fn killed_agent_leaves_container_and_log() {
 }
 
 pub fn killed_monitor_is_told_and_cleared_away() {
-    with_ground(&["crun"], |ground: Ground| async move {
+    with_ground(&["crun"], async |ground: &Ground| {
         let node = ground.node("unwatched");
         let backend = node.open();
         let id = unit("x", &[]).id;

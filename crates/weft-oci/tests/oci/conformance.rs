@@ -10,7 +10,7 @@ use crate::ground::{Ground, Node, Tested, missing, with_ground};
 const INSIDE: &str = "WEFT_TEST_ALONE";
 
 fn suite(class: &str, abilities: Abilities, left_out: BTreeMap<&'static str, &'static str>) {
-    with_ground(&[class], |ground: Ground| async move {
+    with_ground(&[class], async move |ground: &Ground| {
         let node = Node::new(ground.dir.path(), class, &[class]);
         let tested = Tested {
             stranger: Node::new(ground.dir.path(), "stranger", &[class]),

@@ -26,7 +26,7 @@ async fn shell(backend: &impl UnitRuntime, unit: &Unit, line: &str) -> String {
 }
 
 pub fn users_variables_and_directories() {
-    with_ground(&["crun"], |ground: Ground| async move {
+    with_ground(&["crun"], async |ground: &Ground| {
         let node = ground.node("users");
         let backend = node.open();
         let mut unit = unit(&ground.image.tagged, &SLEEP);
@@ -50,7 +50,7 @@ pub fn users_variables_and_directories() {
 }
 
 pub fn volumes_outlive_restarts() {
-    with_ground(&["crun"], |ground: Ground| async move {
+    with_ground(&["crun"], async |ground: &Ground| {
         let node = ground.node("volumes");
         let backend = node.open();
         let count = "echo x >> /data/n; echo x >> /n; cat /data/n /n | wc -l > /data/sum";
@@ -75,7 +75,7 @@ pub fn volumes_outlive_restarts() {
 }
 
 pub fn networks_are_what_was_asked_for() {
-    with_ground(&["crun", "ip"], |ground: Ground| async move {
+    with_ground(&["crun", "ip"], async |ground: &Ground| {
         let node = ground.node("networks");
         let backend = node.open();
         let links = "ls /sys/class/net | tr '\\n' ' '";
@@ -105,7 +105,7 @@ pub fn networks_are_what_was_asked_for() {
 }
 
 pub fn rights_are_few_unless_privileged() {
-    with_ground(&["crun"], |ground: Ground| async move {
+    with_ground(&["crun"], async |ground: &Ground| {
         let node = ground.node("rights");
         let backend = node.open();
         let mut unit = unit(&ground.image.tagged, &SLEEP);
@@ -132,7 +132,7 @@ pub fn rights_are_few_unless_privileged() {
 }
 
 pub fn two_nodes_in_one_namespace_do_not_meet() {
-    with_ground(&["crun", "ip"], |ground: Ground| async move {
+    with_ground(&["crun", "ip"], async |ground: &Ground| {
         let nodes = [ground.node("one"), ground.node("two")];
         let mut units = Vec::new();
         for node in &nodes {

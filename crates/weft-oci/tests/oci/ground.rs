@@ -26,10 +26,7 @@ pub fn missing(programs: &[&str]) -> Option<String> {
 }
 
 /// Runs a test on a runtime of its own, unless the machine lacks something.
-pub fn with_ground<F>(programs: &[&str], test: impl FnOnce(Ground) -> F)
-where
-    F: Future<Output = ()>,
-{
+pub fn with_ground(programs: &[&str], test: impl AsyncFnOnce(&Ground)) {
     if let Some(missing) = missing(programs) {
         println!("skipped: needs {missing}");
         return;
@@ -39,7 +36,8 @@ where
         .enable_all()
         .build()
         .expect("a runtime");
-    runtime.block_on(async { test(Ground::new()).await });
+    let ground = Ground::new();
+    runtime.block_on(test(&ground));
 }
 
 /// A directory, a registry in it, and an image in that.

@@ -7,7 +7,7 @@ use weft_unit::{Credentials, Progress, UnitRuntime};
 use crate::ground::{Ground, unit, with_ground};
 
 pub fn credentials_open_a_registry() {
-    with_ground(&["htpasswd"], |ground: Ground| async move {
+    with_ground(&["htpasswd"], async |ground: &Ground| {
         let dir = ground.dir.path();
         let registry = Registry::with_password(dir, "weft", "s3cret").expect("a registry");
         let image = images::busybox(dir, "private", &[]).expect("an image");
@@ -33,7 +33,7 @@ pub fn credentials_open_a_registry() {
 }
 
 pub fn tampered_blobs_are_refused() {
-    with_ground(&[], |ground: Ground| async move {
+    with_ground(&[], async |ground: &Ground| {
         let node = ground.node("tampered");
         let backend = node.open();
         let manifest = ground.registry.blob(&ground.image.digest);
