@@ -8,6 +8,8 @@
 //! restart, and stand still. Checkers ([`checker`]) look after every step, and again once faults
 //! have stopped: by then everything acknowledged has to end.
 //!
+//! The declarative path has a world of its own, [`services`], beside that of the dispatch path.
+//!
 //! A run is a function of its seed: the same seed gives the same events, byte for byte
 //! ([`Run::trace`] is a hash over all of them).
 //!
@@ -23,6 +25,7 @@ pub mod network;
 pub mod planted;
 pub mod random;
 pub mod server;
+pub mod services;
 mod world;
 
 pub use world::{Options, Run, Violation, run};

@@ -13,13 +13,36 @@ pub enum Bug {
     AcknowledgedBeforeDisk,
     /// A result is shown before it is on disk.
     VisibleBeforeDisk,
+    /// A scheduler that leads no more goes on writing.
+    TermNotCompared,
+    /// A node that registers is told its assignments out of a cache.
+    WelcomeFromCache,
+    /// A status is written though the unit was forgotten meanwhile.
+    StatusOutlivesUnit,
+    /// A node whose lease has ended goes on with what is exclusive.
+    LeaseNotKept,
 }
 
 thread_local! {
     static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
 }
 
-/// Every bug.
+/// Every bug of the declarative path.
+pub fn services() -> Vec<Bug> {
+    let machines = machines::Bug::SERVICES.iter();
+    let shell = [
+        Bug::TermNotCompared,
+        Bug::WelcomeFromCache,
+        Bug::StatusOutlivesUnit,
+        Bug::LeaseNotKept,
+    ];
+    machines
+        .map(|&bug| Bug::Machine(bug))
+        .chain(shell)
+        .collect()
+}
+
+/// Every bug of the dispatch path.
 pub fn all() -> Vec<Bug> {
     let machines = machines::Bug::ALL.iter().map(|&bug| Bug::Machine(bug));
     machines

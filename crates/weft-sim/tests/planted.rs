@@ -5,15 +5,23 @@
 
 #![cfg(feature = "planted")]
 
-use weft_sim::{Options, planted, run};
+use weft_sim::{Options, Run, planted, run, services};
 
 const MAX_SCHEDULES: u64 = 100_000;
 
 #[test]
 fn every_planted_bug_is_found() {
-    let bugs = planted::all();
+    find_all(&planted::all(), run);
+}
+
+#[test]
+fn every_planted_bug_of_services_is_found() {
+    find_all(&planted::services(), services::run);
+}
+
+fn find_all(bugs: &[planted::Bug], run: fn(u64, &Options) -> Run) {
     assert!(bugs.len() >= 8);
-    for bug in bugs {
+    for &bug in bugs {
         planted::plant(Some(bug));
         let found = (0..MAX_SCHEDULES).find_map(|seed| {
             let violation = run(seed, &Options::default()).violation?;
