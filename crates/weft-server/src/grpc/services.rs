@@ -266,13 +266,16 @@ fn port_answer(frame: Frame) -> Option<(Result<api::PortForwardResponse, Status>
     }
 }
 
+/// What a frame is to a client, and whether it is the last; nothing when it says nothing.
+type ToAnswer<A> = fn(Frame) -> Option<(Result<A, Status>, bool)>;
+
 /// Carries messages both ways until the unit ends or the client is gone.
 fn carry<Q, A>(
     server: &Arc<Server>,
     requests: Streaming<Q>,
     tunnel: Tunnel,
     to_frame: impl Fn(Q) -> Option<Frame> + Send + 'static,
-    answer: fn(Frame) -> Option<(Result<A, Status>, bool)>,
+    answer: ToAnswer<A>,
 ) -> Answers<A>
 where
     Q: Send + 'static,
@@ -317,7 +320,7 @@ async fn up<Q>(mut requests: Streaming<Q>, writer: Writer, to_frame: impl Fn(Q) 
 async fn down<A>(
     mut reader: Reader,
     sender: &mpsc::Sender<Result<A, Status>>,
-    answer: fn(Frame) -> Option<(Result<A, Status>, bool)>,
+    answer: ToAnswer<A>,
 ) {
     while let Some(frame) = reader.next().await {
         let Some((message, is_last)) = answer(frame) else {

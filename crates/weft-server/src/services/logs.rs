@@ -76,10 +76,10 @@ pub async fn open(
         async move { (unit.clone(), open_one(server, &unit.value, wanted).await) }
     }))
     .await;
-    let refusals = opened
+    let mut refusals = opened
         .iter()
         .filter_map(|(_, opened)| opened.as_ref().err());
-    if let Some(error) = refusals.cloned().next()
+    if let Some(error) = refusals.next().cloned()
         && opened.iter().all(|(_, opened)| opened.is_err())
     {
         return Err(error);
