@@ -103,7 +103,10 @@ async fn measure(
     oci.remove(anchor.id, false).await?;
     std::fs::remove_dir_all(&dir)?;
     let (running, ended) = (median(running), median(ended));
-    println!("{} with {class}, {network:?}, median of {count}", probe.version);
+    println!(
+        "{} with {class}, {network:?}, median of {count}",
+        probe.version
+    );
     println!("  start to running  {:8.1} ms", ms(running));
     println!("  start to end      {:8.1} ms", ms(ended));
     println!(

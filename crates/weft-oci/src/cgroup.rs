@@ -26,8 +26,8 @@ pub(crate) struct Hierarchy {
 
 /// The hierarchies of this machine, as `/proc/self/cgroup` lists them.
 pub(crate) fn hierarchies() -> Result<Vec<Hierarchy>, Error> {
-    let text = std::fs::read_to_string("/proc/self/cgroup")
-        .during(|| "read /proc/self/cgroup".into())?;
+    let text =
+        std::fs::read_to_string("/proc/self/cgroup").during(|| "read /proc/self/cgroup".into())?;
     Ok(text
         .lines()
         .filter_map(|line| line.split(':').nth(1))
@@ -135,7 +135,8 @@ impl Cgroups {
             )
         } else {
             (
-                self.number("cpuacct", group, "cpuacct.usage").map(|ns| ns / 1000),
+                self.number("cpuacct", group, "cpuacct.usage")
+                    .map(|ns| ns / 1000),
                 self.number("memory", group, "memory.usage_in_bytes"),
                 self.field("memory", group, "memory.stat", "total_inactive_file"),
             )

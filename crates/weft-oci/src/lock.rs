@@ -94,6 +94,10 @@ mod tests {
         let one = FileLock::try_take(&path, Hold::Shared).unwrap();
         let two = FileLock::try_take(&path, Hold::Shared).unwrap();
         assert!(one.is_some() && two.is_some());
-        assert!(FileLock::try_take(&path, Hold::Exclusive).unwrap().is_none());
+        assert!(
+            FileLock::try_take(&path, Hold::Exclusive)
+                .unwrap()
+                .is_none()
+        );
     }
 }

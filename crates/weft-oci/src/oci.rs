@@ -236,9 +236,7 @@ impl Inner {
         if let Ok(inside) = self.inside(id).await
             && inside.runtime.is_sandbox
         {
-            if let Ok(mut command) =
-                inside.command(&["kill", &inside.id, &signal.to_string()])
-            {
+            if let Ok(mut command) = inside.command(&["kill", &inside.id, &signal.to_string()]) {
                 let _ = command.kill_on_drop(true).output().await;
             }
             return;

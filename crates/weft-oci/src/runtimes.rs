@@ -158,9 +158,12 @@ impl Trials<'_> {
                 evidence: Vec::new(),
             }),
             (Answer::Busy, _) => Err(Error::Unavailable("another trial is running".into())),
-            (Answer::Failed { detail, evidence, .. }, _) => {
-                Err(Error::Runtime { detail, evidence })
-            }
+            (
+                Answer::Failed {
+                    detail, evidence, ..
+                },
+                _,
+            ) => Err(Error::Runtime { detail, evidence }),
         }
     }
 
@@ -221,7 +224,10 @@ fn exit_program() -> Vec<u8> {
     const HEADERS: u64 = 64 + 56;
     let (machine, code): (u16, &[u8]) = match std::env::consts::ARCH {
         // mov x0, 0; mov x8, 93; svc 0
-        "aarch64" => (183, &[0, 0, 0x80, 0xd2, 0xa8, 0x0b, 0x80, 0xd2, 1, 0, 0, 0xd4]),
+        "aarch64" => (
+            183,
+            &[0, 0, 0x80, 0xd2, 0xa8, 0x0b, 0x80, 0xd2, 1, 0, 0, 0xd4],
+        ),
         // xor edi, edi; mov eax, 60; syscall
         _ => (62, &[0x31, 0xff, 0xb8, 60, 0, 0, 0, 0x0f, 5]),
     };

@@ -47,25 +47,35 @@ pub(super) fn mounts(bundle: &Bundle<'_>) -> Vec<Value> {
                "options": ["nosuid", "noexec", "nodev"]}),
     ];
     if is_privileged {
-        mounts.push(json!({"destination": "/dev", "type": "bind", "source": "/dev",
-                           "options": ["rbind", "rprivate", "nosuid"]}));
+        mounts.push(
+            json!({"destination": "/dev", "type": "bind", "source": "/dev",
+                           "options": ["rbind", "rprivate", "nosuid"]}),
+        );
     } else {
         mounts.extend(devices());
     }
     // A new sysfs shows the network namespace it is mounted in; the node's own one needs none.
     if bundle.spec.network == NetworkMode::Host {
-        mounts.push(json!({"destination": "/sys", "type": "bind", "source": "/sys",
-                           "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev", access]}));
+        mounts.push(
+            json!({"destination": "/sys", "type": "bind", "source": "/sys",
+                           "options": ["rbind", "rprivate", "nosuid", "noexec", "nodev", access]}),
+        );
     } else {
-        mounts.push(json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
-                           "options": ["nosuid", "noexec", "nodev", access]}));
-        mounts.push(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-                           "options": ["nosuid", "noexec", "nodev", "relatime", access]}));
+        mounts.push(
+            json!({"destination": "/sys", "type": "sysfs", "source": "sysfs",
+                           "options": ["nosuid", "noexec", "nodev", access]}),
+        );
+        mounts.push(
+            json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+                           "options": ["nosuid", "noexec", "nodev", "relatime", access]}),
+        );
     }
     for name in ["hosts", "hostname", "resolv.conf"] {
-        mounts.push(json!({"destination": format!("/etc/{name}"), "type": "bind",
+        mounts.push(
+            json!({"destination": format!("/etc/{name}"), "type": "bind",
                            "source": bundle.run.join("files").join(name),
-                           "options": ["bind", "rprivate", "rw", "nosuid", "noexec", "nodev"]}));
+                           "options": ["bind", "rprivate", "rw", "nosuid", "noexec", "nodev"]}),
+        );
     }
     mounts.extend(bundle.binds.iter().map(bind));
     mounts

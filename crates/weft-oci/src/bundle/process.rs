@@ -38,7 +38,11 @@ fn args(spec: &ContainerSpec, image: &RunConfig) -> Result<Vec<String>, Error> {
         [] => (&image.entrypoint, &image.cmd),
         command => (&command.to_vec(), &Vec::new()),
     };
-    let rest = if spec.args.is_empty() { own } else { &spec.args };
+    let rest = if spec.args.is_empty() {
+        own
+    } else {
+        &spec.args
+    };
     let args: Vec<String> = program.iter().chain(rest).cloned().collect();
     if args.is_empty() {
         return Err(Error::Spec(
@@ -105,10 +109,18 @@ fn signal_number(text: &str) -> Option<i32> {
     }
     let name = text.strip_prefix("SIG").unwrap_or(text);
     if let Some(offset) = name.strip_prefix("RTMIN+") {
-        return offset.parse::<i32>().ok().map(|n| 34 + n).filter(|n| *n <= 64);
+        return offset
+            .parse::<i32>()
+            .ok()
+            .map(|n| 34 + n)
+            .filter(|n| *n <= 64);
     }
     if let Some(offset) = name.strip_prefix("RTMAX-") {
-        return offset.parse::<i32>().ok().map(|n| 64 - n).filter(|n| *n >= 34);
+        return offset
+            .parse::<i32>()
+            .ok()
+            .map(|n| 64 - n)
+            .filter(|n| *n >= 34);
     }
     let known = [
         ("HUP", libc::SIGHUP),

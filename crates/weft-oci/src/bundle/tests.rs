@@ -67,7 +67,10 @@ fn only_the_privileged_are_without_filter_masks_and_with_all_devices() {
     assert_eq!(privileged["process"]["noNewPrivileges"], false);
     assert!(privileged["linux"].get("seccomp").is_none());
     assert!(privileged["linux"].get("maskedPaths").is_none());
-    assert_eq!(privileged["linux"]["resources"]["devices"][0]["allow"], true);
+    assert_eq!(
+        privileged["linux"]["resources"]["devices"][0]["allow"],
+        true
+    );
 }
 
 #[test]

@@ -137,8 +137,7 @@ async fn verify(part: &Path, blob: &Blob) -> Result<(), Error> {
 }
 
 fn hash_file(path: &Path) -> Result<Digest, Error> {
-    let mut file =
-        std::fs::File::open(path).during(|| format!("open {}", path.display()))?;
+    let mut file = std::fs::File::open(path).during(|| format!("open {}", path.display()))?;
     let mut hash = Context::new(&SHA256);
     let mut buffer = vec![0; 256 << 10];
     loop {

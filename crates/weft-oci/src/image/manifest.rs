@@ -131,7 +131,9 @@ pub fn parse_document(bytes: &[u8]) -> Result<Document, Error> {
         )));
     }
     match (raw.config, raw.layers, raw.manifests) {
-        (Some(config), Some(layers), None) => parse_manifest(config, layers).map(Document::Manifest),
+        (Some(config), Some(layers), None) => {
+            parse_manifest(config, layers).map(Document::Manifest)
+        }
         (None, None, Some(entries)) => choose(entries).map(Document::Index),
         _ => Err(corrupt(format!(
             "the manifest ({}) is neither one image nor an index of images",
@@ -168,9 +170,8 @@ fn parse_manifest(config: RawBlob, layers: Vec<RawBlob>) -> Result<Manifest, Err
 
 fn compression(media_type: &str) -> Result<Compression, Error> {
     match media_type {
-        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
-            Ok(Compression::None)
-        }
+        "application/vnd.oci.image.layer.v1.tar"
+        | "application/vnd.docker.image.rootfs.diff.tar" => Ok(Compression::None),
         "application/vnd.oci.image.layer.v1.tar+gzip"
         | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Ok(Compression::Gzip),
         "application/vnd.oci.image.layer.v1.tar+zstd" => Ok(Compression::Zstd),
@@ -294,7 +295,10 @@ mod tests {
     use super::*;
 
     fn blob(kind: &str) -> String {
-        format!(r#"{{"mediaType":"{kind}","digest":"sha256:{}","size":7}}"#, "b".repeat(64))
+        format!(
+            r#"{{"mediaType":"{kind}","digest":"sha256:{}","size":7}}"#,
+            "b".repeat(64)
+        )
     }
 
     #[test]
@@ -324,7 +328,10 @@ mod tests {
                 r#"{{"schemaVersion":2,"config":{},"layers":[{layers}]}}"#,
                 blob("application/json")
             );
-            assert!(matches!(parse_document(text.as_bytes()), Err(Error::Corrupt(_))));
+            assert!(matches!(
+                parse_document(text.as_bytes()),
+                Err(Error::Corrupt(_))
+            ));
         }
     }
 
@@ -337,7 +344,11 @@ mod tests {
             )
         };
         let index = |entries: String| format!(r#"{{"schemaVersion":2,"manifests":[{entries}]}}"#);
-        let both = index(format!("{},{}", entry("s390x", "1"), entry(architecture(), "2")));
+        let both = index(format!(
+            "{},{}",
+            entry("s390x", "1"),
+            entry(architecture(), "2")
+        ));
         let Document::Index(chosen) = parse_document(both.as_bytes()).unwrap() else {
             panic!("a manifest")
         };

@@ -175,8 +175,7 @@ impl Pull {
         scratch: &std::path::Path,
     ) -> Result<LayerRecord, Error> {
         let archive = std::fs::File::open(part).during(|| format!("open {}", part.display()))?;
-        let unpacked =
-            unpack_layer(archive, self.layer.compression, scratch, self.images.limits)?;
+        let unpacked = unpack_layer(archive, self.layer.compression, scratch, self.images.limits)?;
         if unpacked.diff_id != self.diff_id {
             return Err(Error::Corrupt(format!(
                 "layer {} unpacks to {}, the configuration says {}",

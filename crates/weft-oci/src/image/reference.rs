@@ -185,7 +185,9 @@ fn is_repository(name: &str) -> bool {
         && name.split('/').all(|part| {
             part.bytes().next().is_some_and(plain)
                 && part.bytes().last().is_some_and(plain)
-                && part.bytes().all(|b| plain(b) || matches!(b, b'.' | b'_' | b'-'))
+                && part
+                    .bytes()
+                    .all(|b| plain(b) || matches!(b, b'.' | b'_' | b'-'))
         })
 }
 
@@ -208,7 +210,10 @@ mod tests {
             "registry-1.docker.io/library/busybox:latest"
         );
         let reference: Reference = "docker.io/redis:7".parse().unwrap();
-        assert_eq!(reference.to_string(), "registry-1.docker.io/library/redis:7");
+        assert_eq!(
+            reference.to_string(),
+            "registry-1.docker.io/library/redis:7"
+        );
     }
 
     #[test]
@@ -220,12 +225,26 @@ mod tests {
         let reference: Reference = format!("[::1]:5000/x:1@sha256:{digest}").parse().unwrap();
         assert_eq!(reference.version(), format!("sha256:{digest}"));
         assert!(reference.is_loopback());
-        assert!(!"127.evil.example:1/x".parse::<Reference>().unwrap().is_loopback());
+        assert!(
+            !"127.evil.example:1/x"
+                .parse::<Reference>()
+                .unwrap()
+                .is_loopback()
+        );
     }
 
     #[test]
     fn what_could_become_another_path_is_refused() {
-        for bad in ["", "a/../b", "localhost:5000/a//b", "x:", "x@sha256:abc", "A", "h:1/x?y", "-x"] {
+        for bad in [
+            "",
+            "a/../b",
+            "localhost:5000/a//b",
+            "x:",
+            "x@sha256:abc",
+            "A",
+            "h:1/x?y",
+            "-x",
+        ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad:?}");
         }
     }

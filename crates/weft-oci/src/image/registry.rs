@@ -218,11 +218,9 @@ impl Session {
                 "{}: the registry has no such image",
                 self.reference
             )))),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Err(Refused::Final(Error::Denied(format!(
-                    "{text}; name a secret with a username and password in registry_secret"
-                ))))
-            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Refused::Final(Error::Denied(
+                format!("{text}; name a secret with a username and password in registry_secret"),
+            ))),
             StatusCode::RANGE_NOT_SATISFIABLE => Err(Refused::Final(Error::Corrupt(format!(
                 "{}: a blob is shorter than its manifest says",
                 self.reference
@@ -246,8 +244,8 @@ impl Session {
             "bearer" => format!("Bearer {}", self.token(parameters).await?),
             _ => return Ok(()),
         };
-        let mut value = HeaderValue::from_str(&value)
-            .map_err(|_| self.refuse_token("is not a header"))?;
+        let mut value =
+            HeaderValue::from_str(&value).map_err(|_| self.refuse_token("is not a header"))?;
         value.set_sensitive(true);
         *self.authorization.lock() = Some(value);
         Ok(())
@@ -342,7 +340,8 @@ mod tests {
 
     #[test]
     fn challenges_are_taken_apart() {
-        let text = r#"realm="https://auth.example/token",service=reg,scope="repository:a:pull,push""#;
+        let text =
+            r#"realm="https://auth.example/token",service=reg,scope="repository:a:pull,push""#;
         assert_eq!(parameter(text, "service").as_deref(), Some("reg"));
         let scope = parameter(text, "scope");
         assert_eq!(scope.as_deref(), Some("repository:a:pull,push"));

@@ -117,7 +117,9 @@ impl Images {
     }
 
     pub(super) fn part_file(&self, digest: &Digest) -> PathBuf {
-        self.dir.join("blobs").join(format!("{}.part", digest.hex()))
+        self.dir
+            .join("blobs")
+            .join(format!("{}.part", digest.hex()))
     }
 
     pub(super) fn image_file(&self, digest: &Digest) -> PathBuf {
@@ -220,7 +222,8 @@ impl Images {
                 record.digest, other.digest
             )));
         }
-        let opened = std::fs::File::open(scratch).during(|| format!("open {}", scratch.display()))?;
+        let opened =
+            std::fs::File::open(scratch).during(|| format!("open {}", scratch.display()))?;
         rustix::fs::syncfs(&opened).during(|| "write the layer to the disk".into())?;
         files::remove_tree(&dir)?;
         std::fs::rename(scratch, &dir).during(|| format!("make {}", dir.display()))?;

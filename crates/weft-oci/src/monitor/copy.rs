@@ -88,8 +88,7 @@ impl Copy {
 
 fn is_opaque(dir: &Path) -> bool {
     let mut value = [0u8; 1];
-    rustix::fs::lgetxattr(dir, OPAQUE, &mut value[..]).is_ok_and(|read| read == 1)
-        && &value == b"y"
+    rustix::fs::lgetxattr(dir, OPAQUE, &mut value[..]).is_ok_and(|read| read == 1) && &value == b"y"
 }
 
 /// Owner, mode, extended attributes and times of a file, onto its copy.
@@ -124,7 +123,9 @@ fn copy_xattrs(from: &Path, to: &Path) -> Result<(), Error> {
         if name.starts_with(b"trusted.overlay.") {
             continue;
         }
-        let name = CString::new(name).map_err(std::io::Error::from).during(what)?;
+        let name = CString::new(name)
+            .map_err(std::io::Error::from)
+            .during(what)?;
         let mut value = vec![0u8; MAX_XATTR_BYTES];
         let read = rustix::fs::lgetxattr(from, name.as_c_str(), &mut value[..]).during(what)?;
         let flags = XattrFlags::empty();

@@ -213,6 +213,9 @@ mod tests {
         let line = r#"time="2026" level=error msg="exec: \"x\": not found""#;
         assert_eq!(super::message(line), r#"exec: "x": not found"#);
         assert_eq!(super::message("plain"), "plain");
-        assert_eq!(super::message(r#"{"msg":"no such file","level":"error"}"#), "no such file");
+        assert_eq!(
+            super::message(r#"{"msg":"no such file","level":"error"}"#),
+            "no such file"
+        );
     }
 }

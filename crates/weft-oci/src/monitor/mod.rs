@@ -30,9 +30,7 @@ use crate::Error;
 use crate::error::During;
 
 pub(crate) use log::{parse_line, rotated};
-pub(crate) use request::{
-    Answer, MAX_ANSWER_BYTES, MonitorNetwork, Request, RuntimeCommand,
-};
+pub(crate) use request::{Answer, MAX_ANSWER_BYTES, MonitorNetwork, Request, RuntimeCommand};
 
 /// What a monitor may still do when the machine has no memory left.
 const OOM_SCORE: &str = "-900";
@@ -45,9 +43,10 @@ pub fn main() -> ExitCode {
         .lock()
         .take(request::MAX_REQUEST_BYTES)
         .read_to_end(&mut bytes);
-    let request: Request = match read.map_err(|e| e.to_string()).and_then(|_| {
-        serde_json::from_slice(&bytes).map_err(|e| format!("not a request: {e}"))
-    }) {
+    let request: Request = match read
+        .map_err(|e| e.to_string())
+        .and_then(|_| serde_json::from_slice(&bytes).map_err(|e| format!("not a request: {e}")))
+    {
         Ok(request) => request,
         Err(why) => {
             eprintln!("weft: the monitor of a container is not for people: {why}");
@@ -101,7 +100,10 @@ fn detach() -> Result<File, Error> {
     unsafe {
         let answers = libc::fcntl(1, libc::F_DUPFD_CLOEXEC, 3);
         if answers < 0 {
-            return Err(Error::io("keep the output", std::io::Error::last_os_error()));
+            return Err(Error::io(
+                "keep the output",
+                std::io::Error::last_os_error(),
+            ));
         }
         let answers = File::from_raw_fd(answers);
         let null = File::options()

@@ -133,5 +133,11 @@ fn mount_overlay(request: &Request, rootfs: &Path) -> Result<(), Error> {
 fn overlay(rootfs: &Path, options: &str) -> std::io::Result<()> {
     let options = std::ffi::CString::new(options)?;
     let flags = MountFlags::empty();
-    Ok(rustix::mount::mount("overlay", rootfs, "overlay", flags, Some(options.as_c_str()))?)
+    Ok(rustix::mount::mount(
+        "overlay",
+        rootfs,
+        "overlay",
+        flags,
+        Some(options.as_c_str()),
+    )?)
 }

@@ -72,8 +72,13 @@ fn connect(
         .ok_or_else(|| Error::Network(format!("bridge {} is gone", attachment.bridge)))?;
     node.remove(&attachment.veth)
         .map_err(failed("remove the old pair"))?;
-    node.add_veth(&attachment.veth, bridge.index, inside.as_fd(), attachment.mac)
-        .map_err(failed("make a pair"))?;
+    node.add_veth(
+        &attachment.veth,
+        bridge.index,
+        inside.as_fd(),
+        attachment.mac,
+    )
+    .map_err(failed("make a pair"))?;
     let eth0 = inner
         .link("eth0")
         .map_err(failed("look for eth0"))?

@@ -26,7 +26,9 @@ pub(super) fn complete(config: &mut Value, user: &str, rootfs: &Path) -> Result<
     let process = &mut config["process"];
     process["user"] = json!({"uid": who.uid, "gid": who.gid, "additionalGids": who.groups});
     if let Some(env) = process["env"].as_array_mut()
-        && !env.iter().any(|pair| pair.as_str().is_some_and(|p| p.starts_with("HOME=")))
+        && !env
+            .iter()
+            .any(|pair| pair.as_str().is_some_and(|p| p.starts_with("HOME=")))
     {
         env.push(json!(format!("HOME={}", who.home)));
     }
@@ -56,9 +58,7 @@ fn find(user: &str, passwd: &str, group: &str) -> Result<Who, Error> {
     let entry = passwd.lines().map(fields).find(|entry| {
         entry.first() == Some(&name) || (is_number(name) && entry.get(2) == Some(&name))
     });
-    let number = |index: usize| -> Option<u32> {
-        entry.as_ref()?.get(index)?.parse().ok()
-    };
+    let number = |index: usize| -> Option<u32> { entry.as_ref()?.get(index)?.parse().ok() };
     let uid = match (number(2), name.parse::<u32>()) {
         (Some(uid), _) | (None, Ok(uid)) => uid,
         (None, Err(_)) if name == "root" => 0,

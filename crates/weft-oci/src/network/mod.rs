@@ -174,8 +174,12 @@ impl Network {
     fn known(&self) -> Result<Option<Bridge>, Error> {
         let known = files::read_json::<Bridge>(&self.file())?;
         Ok(known.filter(|known| {
-            self.wanted_subnet.is_none_or(|wanted| wanted == known.subnet)
-                && self.wanted_name.as_ref().is_none_or(|wanted| *wanted == known.name)
+            self.wanted_subnet
+                .is_none_or(|wanted| wanted == known.subnet)
+                && self
+                    .wanted_name
+                    .as_ref()
+                    .is_none_or(|wanted| *wanted == known.name)
         }))
     }
 
@@ -268,9 +272,7 @@ impl Network {
         netlink
             .add_address(index, bridge.subnet.gateway(), bridge.subnet.prefix())
             .map_err(failed("give the bridge its address"))?;
-        netlink
-            .set_up(index)
-            .map_err(failed("set the bridge up"))
+        netlink.set_up(index).map_err(failed("set the bridge up"))
     }
 
     fn choose_name(&self, netlink: &mut Netlink, known: Option<&Bridge>) -> Result<String, Error> {

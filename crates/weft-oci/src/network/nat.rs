@@ -62,7 +62,11 @@ fn masquerade(
     let subnet = bridge.subnet.to_string();
     let from = ["-w", "-t", "nat", action, "POSTROUTING", "-s", &subnet];
     let to = ["!", "-o", &bridge.name, "-m", "comment", "--comment", table];
-    run(iptables, &[&from[..], &to, &["-j", "MASQUERADE"]].concat(), "")
+    run(
+        iptables,
+        &[&from[..], &to, &["-j", "MASQUERADE"]].concat(),
+        "",
+    )
 }
 
 /// Takes the rules away, if they are there.

@@ -161,7 +161,11 @@ impl Netlink {
     }
 
     pub(crate) fn set_up(&mut self, index: u32) -> io::Result<()> {
-        let message = Message::new(libc::RTM_NEWLINK, libc::NLM_F_ACK, &link_header(index, true));
+        let message = Message::new(
+            libc::RTM_NEWLINK,
+            libc::NLM_F_ACK,
+            &link_header(index, true),
+        );
         self.call(message, |_, _| {})
     }
 
@@ -246,7 +250,11 @@ impl Netlink {
         }
     }
 
-    fn take_answers(&self, mut bytes: &[u8], each: &mut impl FnMut(u16, &[u8])) -> io::Result<bool> {
+    fn take_answers(
+        &self,
+        mut bytes: &[u8],
+        each: &mut impl FnMut(u16, &[u8]),
+    ) -> io::Result<bool> {
         while bytes.len() >= 16 {
             let length = read_u32(bytes, 0) as usize;
             if length < 16 || length > bytes.len() {

@@ -76,7 +76,9 @@ impl FromStr for Subnet {
         }
         let subnet = Self { base, prefix };
         if base & (subnet.size() - 1) != 0 {
-            return Err(format!("{text:?} is an address in a network, not the network"));
+            return Err(format!(
+                "{text:?} is an address in a network, not the network"
+            ));
         }
         Ok(subnet)
     }
@@ -102,7 +104,8 @@ pub(super) fn choose(seed: u32, routes: &[(Ipv4Addr, u8)]) -> Option<Subnet> {
     let count = 1u32 << (PICKED_PREFIX - POOL_PREFIX);
     (0..count)
         .map(|step| Subnet {
-            base: u32::from(POOL) + ((seed.wrapping_add(step)) % count) * (1 << (32 - PICKED_PREFIX)),
+            base: u32::from(POOL)
+                + ((seed.wrapping_add(step)) % count) * (1 << (32 - PICKED_PREFIX)),
             prefix: PICKED_PREFIX,
         })
         .find(|subnet| {
@@ -140,7 +143,13 @@ mod tests {
 
     #[test]
     fn what_is_not_a_network_is_refused() {
-        for bad in ["10.9.0.1/29", "10.9.0.0", "10.9.0.0/33", "10.9.0.0/2", "x/24"] {
+        for bad in [
+            "10.9.0.1/29",
+            "10.9.0.0",
+            "10.9.0.0/33",
+            "10.9.0.0/2",
+            "x/24",
+        ] {
             assert!(bad.parse::<Subnet>().is_err(), "{bad}");
         }
     }

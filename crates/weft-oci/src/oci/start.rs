@@ -93,8 +93,9 @@ impl Inner {
                     detail,
                     evidence,
                 } => {
-                    return Err(weft_unit::Error::new(Step::Start, reason, detail)
-                        .with_evidence(evidence));
+                    return Err(
+                        weft_unit::Error::new(Step::Start, reason, detail).with_evidence(evidence)
+                    );
                 }
             }
         }
@@ -249,7 +250,10 @@ fn etc_files(
     vec![
         ("hosts".to_owned(), hosts),
         ("hostname".to_owned(), format!("{hostname}\n")),
-        ("resolv.conf".to_owned(), resolvers(&read("/etc/resolv.conf"))),
+        (
+            "resolv.conf".to_owned(),
+            resolvers(&read("/etc/resolv.conf")),
+        ),
     ]
 }
 
@@ -259,7 +263,9 @@ fn resolvers(text: &str) -> String {
         .filter(|line| {
             let mut words = line.split_whitespace();
             let is_server = words.next() == Some("nameserver");
-            let address = words.next().and_then(|a| a.parse::<std::net::IpAddr>().ok());
+            let address = words
+                .next()
+                .and_then(|a| a.parse::<std::net::IpAddr>().ok());
             !is_server || address.is_some_and(|ip| !ip.is_loopback())
         })
         .map(|line| format!("{line}\n"))

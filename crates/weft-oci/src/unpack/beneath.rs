@@ -134,7 +134,13 @@ impl Tree {
             return Err(Error::Corrupt("a whiteout of nothing".into()));
         }
         let (parent, _) = self.parent(path)?;
-        match rustix::fs::mknodat(parent, os(hidden), FileType::CharacterDevice, Mode::empty(), 0) {
+        match rustix::fs::mknodat(
+            parent,
+            os(hidden),
+            FileType::CharacterDevice,
+            Mode::empty(),
+            0,
+        ) {
             // What this layer has itself is not hidden.
             Ok(()) | Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(Error::io("make a whiteout", errno)),
@@ -268,18 +274,25 @@ fn own_at(parent: BorrowedFd<'_>, name: &OsStr, member: &Member) -> Result<(), E
     let (uid, gid) = owner(member)?;
     rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
         .during(|| "set the owner".into())?;
-    rustix::fs::utimensat(parent, name, &times(member.mtime), AtFlags::SYMLINK_NOFOLLOW)
-        .during(|| "set the time".into())
+    rustix::fs::utimensat(
+        parent,
+        name,
+        &times(member.mtime),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+    .during(|| "set the time".into())
 }
 
 /// The mode comes after the owner, which takes the set-user-id bit away, and capabilities last.
 fn finish_open(file: BorrowedFd<'_>, member: &Member) -> Result<(), Error> {
     let (uid, gid) = owner(member)?;
     rustix::fs::fchown(file, uid, gid).during(|| "set the owner".into())?;
-    rustix::fs::fchmod(file, Mode::from_raw_mode(member.mode))
-        .during(|| "set the mode".into())?;
+    rustix::fs::fchmod(file, Mode::from_raw_mode(member.mode)).during(|| "set the mode".into())?;
     for (name, value) in &member.xattrs {
-        if ALLOWED_XATTRS.iter().any(|allowed| name.starts_with(allowed)) {
+        if ALLOWED_XATTRS
+            .iter()
+            .any(|allowed| name.starts_with(allowed))
+        {
             set_xattr(file, name, value)?;
         }
     }

@@ -43,7 +43,9 @@ impl Extras {
     fn pax(&mut self, bytes: &[u8]) -> Result<(), Error> {
         for record in PaxExtensions::new(bytes) {
             let record = record.map_err(|e| reading(&e))?;
-            let key = record.key().map_err(|_| corrupt("a header that is not text"))?;
+            let key = record
+                .key()
+                .map_err(|_| corrupt("a header that is not text"))?;
             let value = record.value_bytes();
             match key {
                 "path" => self.path = Some(value.to_vec()),
@@ -181,7 +183,8 @@ impl Member {
 /// machine's disks.
 fn device(header: &tar::Header, path: &[Vec<u8>]) -> Result<Kind, Error> {
     let number = |part: std::io::Result<Option<u32>>| part.ok().flatten();
-    let is_null = number(header.device_major()) == Some(0) && number(header.device_minor()) == Some(0);
+    let is_null =
+        number(header.device_major()) == Some(0) && number(header.device_minor()) == Some(0);
     match (header.entry_type(), path) {
         (EntryType::Char, _) if is_null => Ok(Kind::Whiteout),
         (EntryType::Char, [dev, name]) if dev == b"dev" && COVERED.contains(&name.as_slice()) => {
@@ -208,7 +211,12 @@ fn link_target(target: Vec<u8>) -> Result<Vec<u8>, Error> {
 
 /// The names of a path; the root is empty.
 fn components(path: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
-    let shown = || format!("{:?}", String::from_utf8_lossy(&path[..path.len().min(200)]));
+    let shown = || {
+        format!(
+            "{:?}",
+            String::from_utf8_lossy(&path[..path.len().min(200)])
+        )
+    };
     if path.len() >= MAX_PATH_BYTES {
         return Err(corrupt(format!("a path of {} bytes", path.len())));
     }

@@ -48,7 +48,9 @@ impl Archive {
     }
 
     fn pax(mut self, records: &[(&str, &[u8])]) -> Self {
-        self.0.append_pax_extensions(records.iter().copied()).unwrap();
+        self.0
+            .append_pax_extensions(records.iter().copied())
+            .unwrap();
         self
     }
 
@@ -90,7 +92,9 @@ impl Place {
         assert_eq!(victim.unwrap(), "whole");
         assert_eq!(std::fs::read_dir(self.dir.path()).unwrap().count(), 2);
         assert_eq!(
-            std::fs::metadata(self.dir.path().join("victim")).unwrap().nlink(),
+            std::fs::metadata(self.dir.path().join("victim"))
+                .unwrap()
+                .nlink(),
             1
         );
     }
@@ -100,12 +104,19 @@ impl Place {
 fn paths_that_leave_the_layer_are_refused() {
     let place = Place::new();
     place.refuses(Archive::new().file("../victim", b"x"), "leaves the layer");
-    place.refuses(Archive::new().file("a/../../victim", b"x"), "leaves the layer");
+    place.refuses(
+        Archive::new().file("a/../../victim", b"x"),
+        "leaves the layer",
+    );
     place.refuses(Archive::new().file("/etc/weft-test", b"x"), "absolute");
-    let long = Archive::new().pax(&[("path", b"../victim")]).file("a", b"x");
+    let long = Archive::new()
+        .pax(&[("path", b"../victim")])
+        .file("a", b"x");
     place.refuses(long, "leaves the layer");
     let name = format!("a/{}", "n".repeat(300));
-    let long = Archive::new().pax(&[("path", name.as_bytes())]).file("a", b"x");
+    let long = Archive::new()
+        .pax(&[("path", name.as_bytes())])
+        .file("a", b"x");
     place.refuses(long, "too long");
 }
 
@@ -115,10 +126,15 @@ fn parents_that_are_links_are_refused() {
     let out = Archive::new().symlink("out", "..").file("out/victim", b"x");
     place.refuses(out, "symbolic link");
     let place = Place::new();
-    let inside = Archive::new().dir("real").symlink("in", "real").file("in/x", b"x");
+    let inside = Archive::new()
+        .dir("real")
+        .symlink("in", "real")
+        .file("in/x", b"x");
     place.refuses(inside, "symbolic link");
     let place = Place::new();
-    let deep = Archive::new().symlink("out", "../../../tmp").dir("out/made/deep");
+    let deep = Archive::new()
+        .symlink("out", "../../../tmp")
+        .dir("out/made/deep");
     place.refuses(deep, "symbolic link");
 }
 
@@ -135,15 +151,26 @@ fn a_link_is_replaced_and_not_followed() {
 #[test]
 fn hard_links_stay_inside() {
     let place = Place::new();
-    place.refuses(Archive::new().hardlink("x", "../victim"), "leaves the layer");
+    place.refuses(
+        Archive::new().hardlink("x", "../victim"),
+        "leaves the layer",
+    );
     place.refuses(Archive::new().hardlink("x", "/etc/passwd"), "absolute");
-    let through = Archive::new().symlink("out", "..").hardlink("x", "out/victim");
+    let through = Archive::new()
+        .symlink("out", "..")
+        .hardlink("x", "out/victim");
     place.refuses(through, "symbolic link");
-    place.refuses(Archive::new().hardlink("x", "missing"), "not a file of this layer");
+    place.refuses(
+        Archive::new().hardlink("x", "missing"),
+        "not a file of this layer",
+    );
     let place = Place::new();
     let good = Archive::new().file("a", b"same").hardlink("b", "a");
     place.unpack(&good.bytes()).unwrap();
-    assert_eq!(std::fs::metadata(place.layer().join("b")).unwrap().nlink(), 2);
+    assert_eq!(
+        std::fs::metadata(place.layer().join("b")).unwrap().nlink(),
+        2
+    );
 }
 
 #[test]
@@ -162,13 +189,20 @@ fn devices_are_refused() {
 #[test]
 fn bombs_are_stopped() {
     let place = Place::new();
-    let many = (0..20).fold(Archive::new(), |archive, n| archive.file(&format!("f{n}"), b""));
+    let many = (0..20).fold(Archive::new(), |archive, n| {
+        archive.file(&format!("f{n}"), b"")
+    });
     let limits = Limits {
         entries: 10,
         ..Limits::default()
     };
     let unpacked = unpack_layer(&many.bytes()[..], Compression::None, &place.layer(), limits);
-    assert!(unpacked.unwrap_err().to_string().contains("more than 10 entries"));
+    assert!(
+        unpacked
+            .unwrap_err()
+            .to_string()
+            .contains("more than 10 entries")
+    );
 
     let big = Archive::new().file("big", &vec![0; 1 << 20]).bytes();
     let limits = Limits {
@@ -176,7 +210,12 @@ fn bombs_are_stopped() {
         ..Limits::default()
     };
     let unpacked = unpack_layer(&big[..], Compression::None, &place.layer(), limits);
-    assert!(unpacked.unwrap_err().to_string().contains("more than 65536 bytes"));
+    assert!(
+        unpacked
+            .unwrap_err()
+            .to_string()
+            .contains("more than 65536 bytes")
+    );
 
     let header = vec![b'x'; 2 << 20];
     let extended = Archive::new().pax(&[("comment", &header)]).file("a", b"");
@@ -204,7 +243,12 @@ fn a_gzip_bomb_is_stopped_by_its_ratio() {
         ..Limits::default()
     };
     let unpacked = unpack_layer(&bomb[..], Compression::Gzip, &place.layer(), limits);
-    assert!(unpacked.unwrap_err().to_string().contains("50 times its size"));
+    assert!(
+        unpacked
+            .unwrap_err()
+            .to_string()
+            .contains("50 times its size")
+    );
 }
 
 #[test]
@@ -212,7 +256,12 @@ fn what_is_cut_off_or_no_archive_is_refused() {
     let whole = Archive::new().file("a", &[7; 4096]).bytes();
     for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
         let place = Place::new();
-        let unpacked = unpack_layer(&whole[..1000], compression, &place.layer(), Limits::default());
+        let unpacked = unpack_layer(
+            &whole[..1000],
+            compression,
+            &place.layer(),
+            Limits::default(),
+        );
         assert!(matches!(unpacked, Err(Error::Corrupt(_))), "{unpacked:?}");
     }
 }
@@ -291,7 +340,12 @@ fn zstandard_in_several_frames_is_unpacked() {
     let archive = Archive::new().file("a", &[9; 70_000]).bytes();
     let (left, right) = archive.split_at(archive.len() / 2);
     // A frame that is to be skipped lies between the two.
-    let skipped = [&0x184D_2A50u32.to_le_bytes()[..], &3u32.to_le_bytes(), b"abc"].concat();
+    let skipped = [
+        &0x184D_2A50u32.to_le_bytes()[..],
+        &3u32.to_le_bytes(),
+        b"abc",
+    ]
+    .concat();
     let whole = [
         compress_to_vec(left, CompressionLevel::Fastest),
         skipped,

@@ -23,7 +23,10 @@ pub fn run(args: &[String]) -> ExitCode {
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let mut unit = unit(image, &["/bin/sh", "-c", "echo first; sleep 2; echo second; exit 5"]);
+        let mut unit = unit(
+            image,
+            &["/bin/sh", "-c", "echo first; sleep 2; echo second; exit 5"],
+        );
         unit.id = id.parse().expect("a unit id");
         let backend = node.open();
         let progress = Progress::new(String::new());
@@ -74,7 +77,13 @@ pub fn killed_agent_leaves_container_and_log() {
         let ended = |seen: &Observed| matches!(seen.phase, Phase::Exited { .. });
         let seen = until(&backend, id, ended).await;
         assert!(
-            matches!(seen.phase, Phase::Exited { exit_code: Some(5), .. }),
+            matches!(
+                seen.phase,
+                Phase::Exited {
+                    exit_code: Some(5),
+                    ..
+                }
+            ),
             "{seen:?}"
         );
         let mut lines = backend.logs(id, LogsWanted::default()).await.expect("logs");
@@ -95,7 +104,9 @@ pub fn killed_monitor_is_told_and_cleared_away() {
         let id = unit("x", &[]).id;
         let mut spec = weft_types::ContainerSpec::default();
         spec.image.clone_from(&ground.image.tagged);
-        spec.command = ["/bin/sh", "-c", "sleep 1000 & wait"].map(str::to_owned).to_vec();
+        spec.command = ["/bin/sh", "-c", "sleep 1000 & wait"]
+            .map(str::to_owned)
+            .to_vec();
         let unit = of_spec(id, spec);
         backend.start(&unit).await.expect("started");
         let started = node.data_dir.join(format!("oci/units/{id}/started.json"));

@@ -62,5 +62,8 @@ pub fn in_a_network_namespace() {
         .env(INSIDE, "1")
         .status();
     let _ = ip(&["netns", "del", &name]);
-    assert!(status.is_ok_and(|status| status.success()), "the suite failed inside");
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "the suite failed inside"
+    );
 }

@@ -35,7 +35,10 @@ pub fn users_variables_and_directories() {
         spec(&mut unit).env.insert("COLOUR".into(), "green".into());
         backend.start(&unit).await.expect("started");
         assert_eq!(shell(&backend, &unit, "id -u; id -g").await, "65534\n65534");
-        assert_eq!(shell(&backend, &unit, "pwd; echo $COLOUR").await, "/var\ngreen");
+        assert_eq!(
+            shell(&backend, &unit, "pwd; echo $COLOUR").await,
+            "/var\ngreen"
+        );
         assert_eq!(shell(&backend, &unit, "hostname").await, "test-1");
         let resolved = shell(&backend, &unit, "cat /etc/hosts").await;
         assert!(resolved.contains("test-1"), "{resolved}");
@@ -83,7 +86,11 @@ pub fn networks_are_what_was_asked_for() {
         backend.start(&unit).await.expect("started");
         let seen = backend.observe(unit.id).await.expect("observed");
         let address = seen.address.expect("an address").to_string();
-        assert!(shell(&backend, &unit, "ip -4 addr show eth0").await.contains(&address));
+        assert!(
+            shell(&backend, &unit, "ip -4 addr show eth0")
+                .await
+                .contains(&address)
+        );
         let gateway = shell(&backend, &unit, "ip route | grep default | cut -d' ' -f3").await;
         let pinged = shell(&backend, &unit, &format!("ping -c1 -W2 {gateway}")).await;
         assert!(pinged.contains("1 packets received"), "{pinged}");
@@ -147,13 +154,21 @@ pub fn two_nodes_in_one_namespace_do_not_meet() {
             addresses.push(seen.address.expect("an address"));
         }
         assert_ne!(addresses[0], addresses[1]);
-        units[0].0.remove(units[0].1.id, false).await.expect("removed");
+        units[0]
+            .0
+            .remove(units[0].1.id, false)
+            .await
+            .expect("removed");
         let other = addresses[1].to_string();
         let pinged = Command::new("ping").args(["-c1", "-W2", &other]).output();
         if let Ok(pinged) = pinged {
             assert!(pinged.status.success(), "{pinged:?}");
         }
-        units[1].0.remove(units[1].1.id, false).await.expect("removed");
+        units[1]
+            .0
+            .remove(units[1].1.id, false)
+            .await
+            .expect("removed");
         for node in &nodes {
             assert_eq!(node.leftovers(), Vec::<String>::new());
         }

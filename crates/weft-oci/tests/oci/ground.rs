@@ -21,7 +21,12 @@ pub fn missing(programs: &[&str]) -> Option<String> {
         return Some("root".into());
     }
     images::missing()
-        .or_else(|| programs.iter().copied().find(|program| !images::is_installed(program)))
+        .or_else(|| {
+            programs
+                .iter()
+                .copied()
+                .find(|program| !images::is_installed(program))
+        })
         .map(str::to_owned)
 }
 
@@ -125,7 +130,12 @@ impl Node {
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let ours = self.data_dir.display().to_string();
-        left.extend(mounts.lines().filter(|line| line.contains(&ours)).map(str::to_owned));
+        left.extend(
+            mounts
+                .lines()
+                .filter(|line| line.contains(&ours))
+                .map(str::to_owned),
+        );
         let links = images::output(std::process::Command::new("ip").args(["-o", "link"]));
         let prefixes = ["wv", "weft"];
         let is_ours = |line: &&str| {
@@ -227,7 +237,9 @@ impl Subject for Tested {
         let script = program.script();
         let spec = ContainerSpec {
             image,
-            command: ["/bin/sh", "-c", script.as_str()].map(str::to_owned).to_vec(),
+            command: ["/bin/sh", "-c", script.as_str()]
+                .map(str::to_owned)
+                .to_vec(),
             runtime_class: Some(self.class.clone()),
             pids: (program == Program::ForkBomb).then_some(64),
             ..ContainerSpec::default()
@@ -252,7 +264,9 @@ impl Subject for Tested {
         // Every container of a unit is in its control group.
         let group = format!("weft-{}/{id}", self.node.hash());
         let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"];
-        let found = roots.iter().filter(|root| Path::new(root).join(&group).exists());
+        let found = roots
+            .iter()
+            .filter(|root| Path::new(root).join(&group).exists());
         Some(found.count())
     }
 

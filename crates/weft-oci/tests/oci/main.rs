@@ -16,16 +16,46 @@ const TESTS: &[Test] = &[
     ("conformance::crun", conformance::crun),
     ("conformance::runc", conformance::runc),
     ("conformance::runsc", conformance::runsc),
-    ("conformance::in_a_network_namespace", conformance::in_a_network_namespace),
-    ("agent::killed_agent_leaves_container_and_log", agent::killed_agent_leaves_container_and_log),
-    ("agent::killed_monitor_is_told_and_cleared_away", agent::killed_monitor_is_told_and_cleared_away),
-    ("features::users_variables_and_directories", features::users_variables_and_directories),
-    ("features::volumes_outlive_restarts", features::volumes_outlive_restarts),
-    ("features::networks_are_what_was_asked_for", features::networks_are_what_was_asked_for),
-    ("features::rights_are_few_unless_privileged", features::rights_are_few_unless_privileged),
-    ("features::two_nodes_in_one_namespace_do_not_meet", features::two_nodes_in_one_namespace_do_not_meet),
-    ("pulls::credentials_open_a_registry", pulls::credentials_open_a_registry),
-    ("pulls::tampered_blobs_are_refused", pulls::tampered_blobs_are_refused),
+    (
+        "conformance::in_a_network_namespace",
+        conformance::in_a_network_namespace,
+    ),
+    (
+        "agent::killed_agent_leaves_container_and_log",
+        agent::killed_agent_leaves_container_and_log,
+    ),
+    (
+        "agent::killed_monitor_is_told_and_cleared_away",
+        agent::killed_monitor_is_told_and_cleared_away,
+    ),
+    (
+        "features::users_variables_and_directories",
+        features::users_variables_and_directories,
+    ),
+    (
+        "features::volumes_outlive_restarts",
+        features::volumes_outlive_restarts,
+    ),
+    (
+        "features::networks_are_what_was_asked_for",
+        features::networks_are_what_was_asked_for,
+    ),
+    (
+        "features::rights_are_few_unless_privileged",
+        features::rights_are_few_unless_privileged,
+    ),
+    (
+        "features::two_nodes_in_one_namespace_do_not_meet",
+        features::two_nodes_in_one_namespace_do_not_meet,
+    ),
+    (
+        "pulls::credentials_open_a_registry",
+        pulls::credentials_open_a_registry,
+    ),
+    (
+        "pulls::tampered_blobs_are_refused",
+        pulls::tampered_blobs_are_refused,
+    ),
 ];
 
 fn main() -> ExitCode {

@@ -16,7 +16,10 @@ pub fn credentials_open_a_registry() {
         let backend = node.open();
         let mut unit = unit(&pushed.tagged, &[]);
         let progress = Progress::new(String::new());
-        let refused = backend.prepare(&unit, &progress).await.expect_err("no name");
+        let refused = backend
+            .prepare(&unit, &progress)
+            .await
+            .expect_err("no name");
         assert_eq!(refused.reason, Reason::PermissionDenied, "{refused}");
         let credentials = |password: &str| Credentials {
             username: "weft".into(),
@@ -28,7 +31,11 @@ pub fn credentials_open_a_registry() {
         assert!(!refused.to_string().contains("wrong"), "{refused}");
         unit.secrets.registry = Some(credentials("s3cret"));
         backend.prepare(&unit, &progress).await.expect("prepared");
-        assert!(progress.borrow().contains("layers"), "{:?}", progress.borrow());
+        assert!(
+            progress.borrow().contains("layers"),
+            "{:?}",
+            progress.borrow()
+        );
     });
 }
 
