@@ -43,9 +43,9 @@ pub async fn put(
     body: Bytes,
 ) -> Result<(StatusCode, Json<SecretView>), ApiError> {
     let (namespace, name) = named(&params, &name)?;
-    // The message of the parser could show a value: it is not passed on.
+    // What the parser says could show a value, or a key that is one: it is not passed on.
     let request: SecretRequest = parse_json(&body)
-        .map_err(|error| FieldError::new(error.path, "not `{\"values\": {KEY: TEXT, …}}`"))?;
+        .map_err(|_| FieldError::new("values", "not `{\"values\": {KEY: TEXT, …}}`"))?;
     let key = SecretRecord::key(&namespace, name.as_str());
     for _ in 0..MAX_TRIES {
         let current = server.records.get::<SecretRecord>(&key).await?;
