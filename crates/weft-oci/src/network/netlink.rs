@@ -150,7 +150,8 @@ impl Netlink {
             .nested(libc::IFLA_LINKINFO, |m| {
                 m.text(IFLA_INFO_KIND, "veth").nested(IFLA_INFO_DATA, |m| {
                     m.nested(VETH_INFO_PEER, |m| {
-                        m.raw(&link_header(0, true))
+                        // It cannot be up before there is another end.
+                        m.raw(&link_header(0, false))
                             .text(libc::IFLA_IFNAME, "eth0")
                             .attribute(libc::IFLA_ADDRESS, &inside)
                             .number(libc::IFLA_NET_NS_FD, namespace.as_raw_fd() as u32)

@@ -223,7 +223,8 @@ fn components(path: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
     if path.contains(&0) {
         return Err(corrupt(format!("{} has a zero byte", shown())));
     }
-    if path.first() == Some(&b'/') {
+    // Some tools list the root of the layer as `/`.
+    if path.first() == Some(&b'/') && path.iter().any(|&b| b != b'/') {
         return Err(corrupt(format!("{} is an absolute path", shown())));
     }
     let mut names = Vec::new();
