@@ -18,7 +18,7 @@ pub enum Engine {
     Podman,
     /// Weft itself, by an OCI runtime.
     Oci,
-    /// Nothing: the node runs no containers.
+    /// Nothing: the node runs no services at all.
     None,
 }
 
@@ -59,6 +59,8 @@ pub struct Config {
     pub peer_listen: SocketAddr,
     /// What runs containers.
     pub engine: Engine,
+    /// Directories for the disks of virtual machines, by the name of their pool.
+    pub storage_pools: BTreeMap<String, PathBuf>,
     /// What becomes of units when the agent's process ends.
     pub on_shutdown: OnShutdown,
 }
@@ -79,6 +81,7 @@ impl Config {
             cleanup_dir: None,
             peer_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             engine: Engine::default(),
+            storage_pools: BTreeMap::new(),
             on_shutdown: OnShutdown::default(),
         }
     }

@@ -58,9 +58,10 @@ impl Agent {
         let work = WorkRoot::open(config.data_dir.join("work"))?;
         let spawners = Spawners::start(&config, &id, work.clone()).await?;
         let runtimes = runtimes(&config, spawners.runtime(), work);
-        let unit_runtimes = UnitRuntimes::probe(backends(&config, &id)).await;
-        let offer = offer(&config, &runtimes, &unit_runtimes).await;
         let artifacts = Artifacts::open(&config.data_dir.join("blobs")).await?;
+        let backends = backends(&config, &id, &artifacts).await;
+        let unit_runtimes = UnitRuntimes::probe(backends).await;
+        let offer = offer(&config, &runtimes, &unit_runtimes).await;
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let op_threads = threads.div_ceil(config.share.max(1) as usize);
         let executor = Executor::start(

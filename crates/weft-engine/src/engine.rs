@@ -260,7 +260,11 @@ impl UnitRuntime for Engine {
     async fn list(&self) -> Result<Vec<Owned>, Error> {
         let docker = self.reach(Step::Run).await?.docker;
         let mut containers = look::list(&docker, &self.inner.socket).await?;
-        containers.retain(|one| mark(one, labels::NODE) == Some(self.inner.node.as_str()));
+        // Applications of Compose on the same engine are another backend's.
+        containers.retain(|one| {
+            mark(one, labels::NODE) == Some(self.inner.node.as_str())
+                && mark(one, labels::KIND).is_none()
+        });
         let volumes = self.inner.volumes.list().await;
         let volumes = volumes.map_err(|error| volume(Step::Run, &error))?;
         // What is made before and removed after the container, without a revision of its own.

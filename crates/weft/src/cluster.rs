@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use weft_agent::Agent;
+use weft_agent::{Agent, Engine};
 use weft_server::Server;
 use weft_types::NodeId;
 
@@ -19,11 +19,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a server and `nodes` agents that keep their data beneath it.
+    /// Starts a server and `nodes` agents that keep their data beneath it and run containers by
+    /// `engine`.
     ///
     /// # Errors
     /// When one of them does not start.
-    pub async fn start(config: weft_server::Config, nodes: u32) -> Result<Self, Failed> {
+    pub async fn start(
+        config: weft_server::Config,
+        nodes: u32,
+        engine: Engine,
+    ) -> Result<Self, Failed> {
         let data_dir = config.data_dir.clone();
         let server = Server::start(config)
             .await
@@ -32,7 +37,7 @@ impl Cluster {
             server,
             agents: Vec::new(),
         };
-        if let Err(failed) = cluster.add_agents(&data_dir, nodes, None).await {
+        if let Err(failed) = cluster.add_agents(&data_dir, nodes, engine, None).await {
             cluster.shutdown().await;
             return Err(failed);
         }
@@ -62,7 +67,7 @@ impl Cluster {
             agents: Vec::new(),
         };
         match cluster
-            .add_agents(dir.path(), PRIVATE_NODES, Some(dir.path()))
+            .add_agents(dir.path(), PRIVATE_NODES, Engine::None, Some(dir.path()))
             .await
         {
             Ok(()) => Ok((cluster, dir)),
@@ -77,6 +82,7 @@ impl Cluster {
         &mut self,
         data_dir: &Path,
         nodes: u32,
+        engine: Engine,
         cleanup: Option<&Path>,
     ) -> Result<(), Failed> {
         let token = self
@@ -95,6 +101,7 @@ impl Cluster {
                     // The agents of one process share its machine.
                     share: nodes.max(1),
                     cleanup_dir: cleanup.map(Path::to_path_buf),
+                    engine,
                     ..weft_agent::Config::new(dir)
                 };
                 Agent::start(config)

@@ -9,6 +9,7 @@ use weft_api::AdminFile;
 use weft_server::{NatsSettings, RedisSettings};
 use weft_types::{Bytes, Millicores, NodeId};
 
+use crate::args::Engine;
 use crate::exit::Failed;
 
 /// What the config file may hold.
@@ -72,6 +73,9 @@ pub struct ServerSettings {
     /// How long results are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result_ttl: Option<String>,
+    /// The namespaces whose containers may be privileged.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub allow_privileged: Vec<String>,
 }
 
 /// Settings of `agent`, where no flag says otherwise.
@@ -93,6 +97,12 @@ pub struct AgentSettings {
     /// How much of the machine work may use, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<u8>,
+    /// What runs containers; of `up` as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
+    /// Directories for disks of virtual machines, by the name of their pool.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub storage_pools: BTreeMap<String, PathBuf>,
     /// CPU to offer, instead of what the machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Millicores>,

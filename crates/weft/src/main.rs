@@ -25,11 +25,15 @@ use exit::Failed;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Before anything else: the spawner must stay small and single-threaded.
+    // Before anything else: these two must stay small and single-threaded.
     let mut args = std::env::args().skip(1);
-    if args.next().as_deref() == Some(weft_sandbox::spawner::ARGUMENT) {
-        let socket = args.next().and_then(|fd| fd.parse().ok()).unwrap_or(-1);
-        weft_sandbox::spawner::main(socket);
+    match args.next().as_deref() {
+        Some(weft_sandbox::spawner::ARGUMENT) => {
+            let socket = args.next().and_then(|fd| fd.parse().ok()).unwrap_or(-1);
+            weft_sandbox::spawner::main(socket);
+        }
+        Some(weft_agent::MONITOR_ARGUMENT) => return weft_agent::watch_container(),
+        _ => {}
     }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

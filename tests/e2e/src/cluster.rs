@@ -95,6 +95,7 @@ impl Cluster {
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(&self.options.args)
+            .args(no_engine(&self.options.args))
             .stdout(Stdio::piped())
             .stderr(self.log_file("server"));
         let mut server = command.spawn().expect("the server starts");
@@ -292,7 +293,8 @@ impl AgentProcess {
         command
             .args(["agent", "--id", id, "--data-dir"])
             .arg(&data_dir)
-            .args(args);
+            .args(args)
+            .args(no_engine(args));
         if let Some(token) = token {
             command.args(["--token", token]);
         }
@@ -335,6 +337,12 @@ impl Drop for AgentProcess {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Looking for engines takes time and finds those of the machine: only tests of services want it.
+fn no_engine<S: AsRef<str>>(args: &[S]) -> &'static [&'static str] {
+    let chosen = args.iter().any(|arg| arg.as_ref() == "--engine");
+    if chosen { &[] } else { &["--engine", "none"] }
 }
 
 /// Whether any process has this text in its command line.

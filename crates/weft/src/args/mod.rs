@@ -451,6 +451,34 @@ pub struct EventsArgs {
     pub since: Option<u64>,
 }
 
+/// What runs containers on a node.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// Docker or Podman when there is one, else Weft itself
+    Auto,
+    /// Docker Engine
+    Docker,
+    /// Podman
+    Podman,
+    /// Weft itself, by crun, runc or runsc
+    Oci,
+    /// Nothing: no services here
+    None,
+}
+
+impl From<Engine> for weft_agent::Engine {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Auto => Self::Auto,
+            Engine::Docker => Self::Docker,
+            Engine::Podman => Self::Podman,
+            Engine::Oci => Self::Oci,
+            Engine::None => Self::None,
+        }
+    }
+}
+
 /// Settings that a server and `up` share.
 #[derive(Args, Debug, Clone)]
 pub struct ServeArgs {
@@ -481,6 +509,10 @@ pub struct ServeArgs {
     /// Do not announce the server on the local network
     #[arg(long)]
     pub no_mdns: bool,
+    /// A namespace whose containers may be privileged, use the node's network and mount its
+    /// directories; may be repeated
+    #[arg(long, value_name = "NAMESPACE")]
+    pub allow_privileged: Vec<String>,
     /// Take jobs from Redis, as in redis://127.0.0.1:6379/0; more in [queue.redis] of the config file
     #[arg(
         long,
@@ -506,6 +538,9 @@ pub struct UpArgs {
     /// How many agents to run here
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub nodes: u32,
+    /// What runs containers here [default: auto]
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub engine: Option<Engine>,
 }
 
 #[derive(Args, Debug, Clone)]
@@ -531,6 +566,12 @@ pub struct AgentArgs {
     /// How much of the machine work may use, in percent [default: 80]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub threshold: Option<u8>,
+    /// What runs containers here [default: auto]
+    #[arg(long, value_enum, value_name = "ENGINE")]
+    pub engine: Option<Engine>,
+    /// A directory for disks of virtual machines, under a name; may be repeated
+    #[arg(long, value_name = "NAME=DIR")]
+    pub storage_pool: Vec<String>,
     /// CPU to offer, instead of what the machine has
     #[arg(long)]
     pub cpu: Option<Millicores>,

@@ -25,6 +25,12 @@ pub async fn agent(global: &Global, args: AgentArgs, output: &Output) -> Result<
         })
         .collect::<Result<Vec<_>, _>>()?;
     labels.extend(given);
+    let mut storage_pools = settings.storage_pools;
+    for pool in &args.storage_pool {
+        let (name, dir) = name_value(pool)
+            .ok_or_else(|| Failed::usage(format!("--storage-pool {pool}: write NAME=DIR")))?;
+        storage_pools.insert(name, dir.into());
+    }
     let threshold_percent = args.threshold.or(settings.threshold);
     if threshold_percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
         return Err(Failed::usage("config file: agent.threshold: not 1 to 100"));
@@ -40,6 +46,11 @@ pub async fn agent(global: &Global, args: AgentArgs, output: &Output) -> Result<
         node_id: args.id.or(settings.id),
         labels,
         threshold_percent: threshold_percent.unwrap_or(defaults.threshold_percent),
+        engine: args
+            .engine
+            .or(settings.engine)
+            .map_or(defaults.engine, Into::into),
+        storage_pools,
         cpu: args.cpu.or(settings.cpu),
         memory: args.memory.or(settings.memory),
         ..defaults

@@ -20,7 +20,10 @@ const DEFAULT_LISTEN: &str = "0.0.0.0:7700";
 pub async fn up(global: &Global, args: UpArgs, output: &Output) -> Result<(), Failed> {
     let config = server_config(global, &args.serve)?;
     let stop = stop_signal()?;
-    let cluster = Cluster::start(config, args.nodes).await?;
+    let settings = config::load(global.config.as_deref())?.agent;
+    let engine = args.engine.or(settings.engine);
+    let engine = engine.map_or_else(Default::default, Into::into);
+    let cluster = Cluster::start(config, args.nodes, engine).await?;
     announce(&cluster, args.nodes, output).await?;
     service::ready();
     stop.await;
@@ -34,7 +37,7 @@ pub async fn up(global: &Global, args: UpArgs, output: &Output) -> Result<(), Fa
 pub async fn server(global: &Global, args: ServerArgs, output: &Output) -> Result<(), Failed> {
     let config = server_config(global, &args.serve)?;
     let stop = stop_signal()?;
-    let cluster = Cluster::start(config, 0).await?;
+    let cluster = Cluster::start(config, 0, weft_agent::Engine::None).await?;
     announce(&cluster, 0, output).await?;
     service::ready();
     stop.await;
@@ -111,6 +114,11 @@ fn server_config(global: &Global, args: &ServeArgs) -> Result<Config, Failed> {
             defaults.result_ttl,
         )?,
         mdns: !args.no_mdns && settings.mdns.unwrap_or(true),
+        allow_privileged: if args.allow_privileged.is_empty() {
+            settings.allow_privileged.clone()
+        } else {
+            args.allow_privileged.clone()
+        },
         redis: redis(queue.redis, args.redis_url.as_deref())?,
         nats: nats(queue.nats, args.nats_url.as_deref())?,
         ..defaults
