@@ -60,6 +60,22 @@ impl Inside {
         Ok(command)
     }
 
+    /// Describes a command that is run as the container's own program is: by the same user, with
+    /// the same variables and no more rights.
+    fn write_process(&self, to: &Path, wanted: &ExecWanted) -> Result<(), Error> {
+        let config = self.run.join("bundle/config.json");
+        let (to, args, has_terminal) =
+            (to.to_owned(), wanted.command.clone(), wanted.tty.is_some());
+        within(&self.namespace, move || {
+            let config: serde_json::Value = serde_json::from_slice(&std::fs::read(config)?)?;
+            let mut process = config["process"].clone();
+            process["args"] = args.into();
+            process["terminal"] = has_terminal.into();
+            std::fs::write(to, serde_json::to_vec(&process)?)
+        })
+        .during(|| "describe the command".into())
+    }
+
     /// Runs a command in the container.
     pub(crate) fn exec(self, wanted: ExecWanted) -> Result<ExecSession, Error> {
         if wanted.tty.is_some() && self.runtime.is_sandbox {
@@ -72,19 +88,25 @@ impl Inside {
         let name = format!("exec-{}-{count}", std::process::id());
         let pid_file = self.run.join(&name);
         let log = self.run.join(format!("{name}.log"));
-        let mut words = vec!["--log", text(&log)?, "exec"];
-        if wanted.tty.is_some() {
-            words.push("--tty");
-        }
-        words.extend(["--pid-file", text(&pid_file)?, &self.id]);
-        words.extend(wanted.command.iter().map(String::as_str));
-        let command = self.command(&words)?;
+        let process_file = self.run.join(format!("{name}.json"));
+        self.write_process(&process_file, &wanted)?;
+        let command = self.command(&[
+            "--log",
+            text(&log)?,
+            "exec",
+            "--process",
+            text(&process_file)?,
+            "--pid-file",
+            text(&pid_file)?,
+            &self.id,
+        ])?;
         let inner = Inner {
             namespace: self
                 .namespace
                 .try_clone()
                 .during(|| "keep the mount namespace".into())?,
             pid_file,
+            process_file,
             log,
         };
         match wanted.tty {
@@ -92,6 +114,25 @@ impl Inside {
             None => with_pipes(command, inner),
         }
     }
+}
+
+/// Does something where the monitor's mounts are seen.
+fn within<T: Send + 'static>(
+    namespace: &File,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    let namespace = namespace.try_clone()?;
+    // Only a thread that shares its working directory with no other can enter.
+    let thread = std::thread::spawn(move || {
+        let flags = rustix::thread::UnshareFlags::FS;
+        // SAFETY: the thread ends here, and nothing of it is shared.
+        unsafe { rustix::thread::unshare_unsafe(flags) }?;
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        work()
+    });
+    thread
+        .join()
+        .map_err(|_| std::io::Error::other("a thread ended early"))?
 }
 
 fn text(path: &Path) -> Result<&str, Error> {
@@ -103,25 +144,20 @@ fn text(path: &Path) -> Result<&str, Error> {
 struct Inner {
     namespace: File,
     pid_file: PathBuf,
+    process_file: PathBuf,
     log: PathBuf,
 }
 
 impl Inner {
     /// Reads a small file where the runtime wrote it, and removes it.
     fn take(&self, path: &Path) -> Option<String> {
-        let namespace = self.namespace.try_clone().ok()?;
         let path = path.to_owned();
-        // Only a thread that shares its working directory with no other can enter.
-        let reading = std::thread::spawn(move || {
-            let flags = rustix::thread::UnshareFlags::FS;
-            // SAFETY: the thread ends here, and nothing of it is shared.
-            unsafe { rustix::thread::unshare_unsafe(flags) }.ok()?;
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount)).ok()?;
-            let text = std::fs::read_to_string(&path).ok();
+        let read = within(&self.namespace, move || {
+            let text = std::fs::read_to_string(&path);
             let _ = std::fs::remove_file(&path);
             text
         });
-        reading.join().ok()?
+        read.ok()
     }
 
     /// Kills the process. The runtime waits for it, so that its number is still its own.
@@ -138,6 +174,7 @@ impl Inner {
     fn exit_code(&self, status: ExitStatus) -> i32 {
         use std::os::unix::process::ExitStatusExt;
         self.take(&self.pid_file);
+        self.take(&self.process_file);
         let said = self.take(&self.log).unwrap_or_default();
         let code = status
             .code()

@@ -191,11 +191,19 @@ fn candidates(name: &str) -> Vec<Vec<String>> {
     if name != "runsc" {
         return vec![Vec::new()];
     }
+    // Old ones take every network namespace of a new kernel for the machine's own, and then run
+    // only with the kernel's network stack, which is that of the container's namespace.
+    let variants = [
+        &[][..],
+        &["--network=host"],
+        &["--ignore-cgroups"],
+        &["--ignore-cgroups", "--network=host"],
+    ];
     let mut all = Vec::new();
-    for more in [&[][..], &["--ignore-cgroups".to_owned()]] {
+    for more in variants {
         for platform in RUNSC_PLATFORMS {
             let mut options = vec![format!("--platform={platform}")];
-            options.extend_from_slice(more);
+            options.extend(more.iter().map(|&option| option.to_owned()));
             all.push(options);
         }
     }

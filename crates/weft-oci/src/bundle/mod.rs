@@ -92,7 +92,7 @@ impl Bundle<'_> {
             "devices": mounts::device_rules(self.spec.privileged),
             "pids": {"limit": self.spec.pids.unwrap_or(DEFAULT_PIDS)},
         });
-        let cpu = u64::from(self.unit.resources.cpu.0);
+        let cpu = self.unit.resources.cpu.0;
         if cpu > 0 {
             resources["cpu"] = json!({
                 "period": CPU_PERIOD_US,

@@ -43,7 +43,7 @@ fn tmpfs(at: &Path, options: &std::ffi::CStr) -> Result<(), Error> {
 
 /// Where `/sys` was mounted anew, as `ip netns exec` does, the runtimes find no control groups.
 fn mount_cgroups() -> Result<(), Error> {
-    let magic = rustix::fs::statfs(CGROUPS).map(|found| found.f_type as i64);
+    let magic = rustix::fs::statfs(CGROUPS).map(|found| found.f_type);
     if magic == Ok(CGROUP2_MAGIC) {
         return Ok(());
     }

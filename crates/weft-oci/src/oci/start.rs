@@ -107,9 +107,17 @@ impl Inner {
     }
 
     async fn attempt(self: &Arc<Self>, unit: &Unit) -> Result<Answer, Error> {
+        let lock = self.lock(unit.id).await?;
+        let outcome = self.attempt_locked(unit).await;
+        if outcome.is_err() && !self.records.of(unit.id).path().exists() {
+            lock.remove(&self.records.lock_file(unit.id))?;
+        }
+        outcome
+    }
+
+    async fn attempt_locked(self: &Arc<Self>, unit: &Unit) -> Result<Answer, Error> {
         let spec = container(unit)?;
         let dir = self.records.of(unit.id);
-        let _lock = self.lock(unit.id).await?;
         if self.is_running(&dir).await? {
             return Ok(Answer::Running);
         }
