@@ -80,8 +80,17 @@ pub struct BoundUnit {
     pub intent: Intent,
     /// Whether nothing of it is left.
     pub gone: bool,
+    /// Whether its place is kept nevertheless, for the unit that takes its volumes over.
+    pub keeps_place: bool,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_ms: u64,
+}
+
+impl BoundUnit {
+    /// Whether it stands in the way of something of this priority.
+    pub(super) fn takes_room(&self, priority: i32) -> bool {
+        !self.gone || (self.keeps_place && self.priority >= priority)
+    }
 }
 
 /// Room that is being made for a waiting workload.
@@ -202,16 +211,17 @@ impl Board {
     }
 
     /// An assignment as it is in the store, and whether its status says that nothing of it is left.
-    /// One whose volumes wait for the unit that takes them over keeps its place.
+    /// One whose volumes wait for the unit that takes them over keeps its place, except against
+    /// greater priority.
     pub fn set_unit(&mut self, assignment: &Assignment, gone: bool) {
         let keeps_place = assignment.intent == Intent::Stop && assignment.keep_volumes;
-        let gone = gone && !keeps_place;
         let unit = BoundUnit {
             node: assignment.node.clone(),
             resources: resources_of(&assignment.spec),
             priority: assignment.spec.priority,
             intent: assignment.intent,
             gone,
+            keeps_place,
             created_ms: assignment.created_ms,
         };
         let node = unit.node.clone();
@@ -361,11 +371,7 @@ impl Board {
     }
 
     fn free_for(&self, request: &UnitRequest, node: &NodeId, known: &Node) -> Free {
-        let mut free = if request.without.is_empty() {
-            known.free.clone()
-        } else {
-            self.count_free(node, known, &request.without)
-        };
+        let mut free = self.count_free(node, known, &request.without, request.priority);
         for _ in request.planned.iter().filter(|planned| *planned == node) {
             if !planted!(PlannedNotCounted) {
                 take(&mut free, &request.need.resources);
@@ -380,12 +386,13 @@ impl Board {
         free
     }
 
-    fn count_free(&self, node: &NodeId, known: &Node, without: &[UnitId]) -> Free {
+    /// What is free for this priority: places that are only kept count for others.
+    fn count_free(&self, node: &NodeId, known: &Node, without: &[UnitId], priority: i32) -> Free {
         let mut free = Free::all_of(&known.candidate.capacity);
         take(&mut free, &known.tasks);
         for id in self.by_node.get(node).into_iter().flatten() {
             if let Some(unit) = self.units.get(id)
-                && !unit.gone
+                && unit.takes_room(priority)
                 && !without.contains(id)
             {
                 take(&mut free, &unit.resources);
@@ -398,7 +405,7 @@ impl Board {
         let Some(known) = self.nodes.get(node) else {
             return;
         };
-        let free = self.count_free(node, known, &[]);
+        let free = self.count_free(node, known, &[], i32::MIN);
         if let Some(known) = self.nodes.get_mut(node) {
             known.free = free;
         }

@@ -159,6 +159,7 @@ impl Draft<'_> {
             let unit = &self.units[*index];
             let beside = crowd.get(&unit.assignment.node).copied().unwrap_or(0);
             (
+                unit.is_ready(),
                 unit.is_surely_ready(),
                 unit.health == NodeHealth::Usable,
                 Reverse(beside),

@@ -183,3 +183,15 @@ fn many_replicas_come_in_plans_of_bounded_size() {
     bench.rest();
     assert_eq!(bench.running().len(), 100);
 }
+
+#[test]
+fn what_answers_on_a_suspect_node_outlasts_what_does_not_answer() {
+    let mut bench = Bench::new(service(2), 2);
+    bench.step();
+    bench.make_ready(1);
+    let home = bench.assignments[&1].node.to_string();
+    bench.set_health(&home, NodeHealth::Suspect);
+    bench.record.scale = Some(1);
+    bench.step();
+    assert_eq!(bench.running(), [1]);
+}

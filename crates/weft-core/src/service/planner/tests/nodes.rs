@@ -120,15 +120,20 @@ fn an_assignment_keeps_why_it_is_where_it_is() {
 
 /// A unit of another workload on a node.
 fn tenant(bench: &mut Bench, number: u32, place: &str, priority: i32) -> UnitId {
+    let assignment = of_tenant(number, place, priority);
+    bench.board.set_unit(&assignment, false);
+    assignment.unit
+}
+
+fn of_tenant(number: u32, place: &str, priority: i32) -> Assignment {
     let mut spec = service(1);
     spec.priority = priority;
-    let unit = UnitId {
-        workload: WorkloadId(1),
-        number,
-    };
-    let assignment = Assignment {
+    Assignment {
         v: RECORD_VERSION,
-        unit,
+        unit: UnitId {
+            workload: WorkloadId(1),
+            number,
+        },
         node: node(place),
         revision: 1,
         restarts: 0,
@@ -140,9 +145,7 @@ fn tenant(bench: &mut Bench, number: u32, place: &str, priority: i32) -> UnitId 
         stopping_ms: None,
         keep_volumes: false,
         explanation: None,
-    };
-    bench.board.set_unit(&assignment, false);
-    unit
+    }
 }
 
 #[test]
@@ -216,4 +219,26 @@ fn room_that_is_claimed_is_left_to_those_who_wait_for_it() {
     assert!(bench.board.place(&low).is_err());
     low.priority = 11;
     assert!(bench.board.place(&low).is_ok());
+}
+
+#[test]
+fn a_place_kept_for_data_gives_way_to_greater_priority_only() {
+    let mut bench = Bench::new(service(1), 1);
+    for number in 1..=3 {
+        tenant(&mut bench, number, "a", 5);
+    }
+    let kept = Assignment {
+        intent: Intent::Stop,
+        keep_volumes: true,
+        ..of_tenant(4, "a", 5)
+    };
+    bench.board.set_unit(&kept, true);
+    let mut request = crate::service::UnitRequest::new(WorkloadId(2), &service(1));
+    for (priority, fits) in [(4, false), (5, false), (6, true)] {
+        request.priority = priority;
+        assert_eq!(bench.board.place(&request).is_ok(), fits, "{priority}");
+    }
+    request.priority = 5;
+    request.without = vec![kept.unit];
+    assert!(bench.board.place(&request).is_ok(), "its own successor");
 }
