@@ -230,6 +230,8 @@ fn a_gzip_bomb_is_stopped_by_its_ratio() {
     header.set_path("zeros").unwrap();
     header.set_size(size);
     header.set_mode(0o600);
+    header.set_uid(0);
+    header.set_gid(0);
     header.set_cksum();
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(header.as_bytes()).unwrap();
