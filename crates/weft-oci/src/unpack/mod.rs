@@ -8,6 +8,7 @@ mod beneath;
 mod decode;
 mod entry;
 mod meter;
+mod padded;
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -21,6 +22,7 @@ use crate::image::{Compression, Digest};
 use beneath::Tree;
 use entry::{Extras, Kind, Member};
 use meter::Meter;
+use padded::Padded;
 
 /// How much the archive of one layer may ask for.
 #[derive(Clone, Copy, Debug)]
@@ -77,11 +79,11 @@ pub fn unpack_layer(
     )
     .during(|| format!("open {}", into.display()))?;
     let meter = Meter::new(archive, compression, limits);
-    let mut archive = tar::Archive::new(meter);
+    let mut archive = tar::Archive::new(Padded::new(meter));
     let mut tree = Tree::new(root);
     let entries = unpack_entries(&mut archive, &mut tree, limits)?;
     tree.finish()?;
-    let mut meter = archive.into_inner();
+    let mut meter = archive.into_inner().into_inner();
     io::copy(&mut meter, &mut io::sink()).map_err(|e| reading(&e))?;
     let (diff_id, bytes) = meter.finish();
     Ok(Unpacked {
