@@ -1,11 +1,10 @@
 //! From a request to a container that runs.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Error;
 use crate::bundle::netns_path;
@@ -24,6 +23,8 @@ use super::wait::{Children, Running, Streams};
 
 /// How long an OCI runtime may take to start a container.
 const START: Duration = Duration::from_secs(60);
+/// How often is looked whether a sandbox is there.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How much of what the runtime says is kept, in lines and bytes.
 const EVIDENCE_LINES: usize = 20;
 const EVIDENCE_BYTES: usize = 16 << 10;
@@ -75,14 +76,16 @@ fn attempt(request: &Request, cgroups: &Cgroups) -> Result<(Streams, Children, i
     let (error, error_end) = pipe()?;
     let mut streams = Streams::new(output, error, Log::open(request.unit.log())?);
     let starter = spawn(request, &run, output_end, error_end)?;
-    let status = children.until_exit(starter, &mut streams, START);
-    if status != Some(0) {
-        return Err(refused(&run, status, &mut streams));
-    }
-    let pid = read_pid(&run)?;
-    let watched = match request.runtime.is_sandbox {
-        true => spawn_waiter(request, &run)?,
-        false => pid,
+    let (pid, watched) = if request.runtime.is_sandbox {
+        let pid = until_written(&run, starter, &mut children, &mut streams)?;
+        (pid, starter)
+    } else {
+        let status = children.until_exit(starter, &mut streams, START);
+        if status != Some(0) {
+            return Err(refused(&run, status, &mut streams));
+        }
+        let pid = read_pid(&run)?;
+        (pid, pid)
     };
     request.unit.write_started(&Started {
         pid,
@@ -129,9 +132,13 @@ pub(super) fn command(runtime: &RuntimeCommand, run: &Path) -> Command {
 }
 
 fn spawn(request: &Request, run: &Path, output: OwnedFd, error: OwnedFd) -> Result<i32, Error> {
-    let child = command(&request.runtime, run)
-        .arg("run")
-        .arg("--detach")
+    let mut command = command(&request.runtime, run);
+    command.arg("run");
+    // Only the runtime of a sandbox learns how a process in it ended: it stays, and ends likewise.
+    if !request.runtime.is_sandbox {
+        command.arg("--detach");
+    }
+    let child = command
         .arg("--bundle")
         .arg(run.join("bundle"))
         .arg("--pid-file")
@@ -144,18 +151,27 @@ fn spawn(request: &Request, run: &Path, output: OwnedFd, error: OwnedFd) -> Resu
     Ok(child.id() as i32)
 }
 
-/// Only the runtime of a sandbox learns how a process in it ended.
-fn spawn_waiter(request: &Request, run: &Path) -> Result<i32, Error> {
-    let answer = run.join("wait.json");
-    let output = File::create(&answer).during(|| format!("make {}", answer.display()))?;
-    let child = command(&request.runtime, run)
-        .arg("wait")
-        .arg(&request.id)
-        .stdout(output)
-        .stderr(Stdio::null())
-        .spawn()
-        .during(|| format!("run {}", request.runtime.program.display()))?;
-    Ok(child.id() as i32)
+/// Waits until the runtime of a sandbox, which stays, has made the container.
+fn until_written(
+    run: &Path,
+    starter: i32,
+    children: &mut Children,
+    streams: &mut Streams,
+) -> Result<i32, Error> {
+    let end = Instant::now() + START;
+    loop {
+        let ended = children.until_exit(starter, streams, LOOK_AGAIN);
+        let pid = read_pid(run);
+        match (pid, ended) {
+            (Ok(pid), None) => return Ok(pid),
+            (Ok(pid), Some(status)) => {
+                children.put_back(starter, status);
+                return Ok(pid);
+            }
+            (Err(_), None) if Instant::now() < end => {}
+            (Err(_), status) => return Err(refused(run, status, streams)),
+        }
+    }
 }
 
 fn read_pid(run: &Path) -> Result<i32, Error> {

@@ -7,7 +7,6 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use serde::Deserialize;
 use weft_types::Reason;
 
 use crate::Error;
@@ -74,6 +73,11 @@ impl Children {
             let mut drained = [0; 1024];
             while matches!((&self.signals).read(&mut drained), Ok(read) if read > 0) {}
         }
+    }
+
+    /// Gives a status back for a later question.
+    pub(super) fn put_back(&mut self, pid: i32, status: i32) {
+        self.early.push((pid, status));
     }
 
     /// Waits for everything that ended; gives the status of one.
@@ -207,9 +211,12 @@ impl Running {
 
     fn judge(&self, status: i32, at_ms: u64) -> Exit {
         let (exit_code, signal) = match self.request.runtime.is_sandbox {
-            true => self.sandbox_status(),
-            false if libc::WIFSIGNALED(status) => (None, Some(libc::WTERMSIG(status))),
-            false => (Some(libc::WEXITSTATUS(status)), None),
+            // It gives what ended the container as shells do.
+            true if libc::WEXITSTATUS(status) > 128 => {
+                (None, Some(libc::WEXITSTATUS(status) - 128))
+            }
+            _ if libc::WIFSIGNALED(status) => (None, Some(libc::WTERMSIG(status))),
+            _ => (Some(libc::WEXITSTATUS(status)), None),
         };
         let out_of_memory =
             exit_code != Some(0) && self.cgroups.oom_kills(&self.request.cgroup) > 0;
@@ -225,21 +232,6 @@ impl Running {
             reason: out_of_memory.then_some(Reason::OomKilled),
             detail,
             at_ms,
-        }
-    }
-
-    fn sandbox_status(&self) -> (Option<i32>, Option<i32>) {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Waited {
-            exit_status: i32,
-        }
-        let answer = std::fs::read(self.request.unit.run().join("wait.json")).unwrap_or_default();
-        match serde_json::from_slice::<Waited>(&answer) {
-            Ok(waited) if waited.exit_status > 128 => (None, Some(waited.exit_status - 128)),
-            Ok(waited) => (Some(waited.exit_status), None),
-            // A sandbox that was killed as a whole tells nothing.
-            Err(_) => (None, Some(libc::SIGKILL)),
         }
     }
 

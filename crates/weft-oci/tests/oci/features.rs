@@ -125,7 +125,12 @@ pub fn rights_are_few_unless_privileged() {
         assert!(mounted.contains("refused"), "{mounted}");
         let unshared = shell(&backend, &unit, "unshare -U true || echo refused").await;
         assert!(unshared.contains("refused"), "{unshared}");
-        let masked = shell(&backend, &unit, "cat /proc/kcore 2>/dev/null | head -c1 | wc -c").await;
+        let masked = shell(
+            &backend,
+            &unit,
+            "cat /proc/kcore 2>/dev/null | head -c1 | wc -c",
+        )
+        .await;
         assert_eq!(masked, "0");
         backend.remove(unit.id, false).await.expect("removed");
 
