@@ -66,10 +66,14 @@ async fn get(address: SocketAddr, probe: &HttpProbe) -> Result<(), String> {
         .header(header::USER_AGENT, "weft")
         .body(Empty::<Bytes>::new())
         .map_err(|error| failed(&error))?;
+    let response = sender.send_request(request);
+    tokio::pin!(response, connection);
     let response = tokio::select! {
-        response = sender.send_request(request) => response.map_err(|error| failed(&error))?,
-        _ = connection => return Err(failed(&"the connection was closed")),
+        response = &mut response => response,
+        // A server that closes after its answer ends both at once: the answer may be there.
+        _ = &mut connection => response.await,
     };
+    let response = response.map_err(|error| failed(&error))?;
     match response.status().as_u16() {
         200..=399 => Ok(()),
         status => Err(failed(&format!("status {status}"))),
