@@ -252,14 +252,16 @@ impl World {
             return (!is_known && !wants_none).then(|| format!("{state:?} of a bad revision"));
         }
         let is_full = self.is_full(record.spec.priority);
-        if running.iter().any(|a| a.revision != revision) && !is_full {
+        // While a unit waits where its data is, no other may be missing for the sake of an update.
+        let stuck = units().filter(|a| self.is_stuck(a)).count();
+        if running.iter().any(|a| a.revision != revision) && !is_full && stuck == 0 {
             return Some(format!("not every unit is of revision {revision}"));
         }
         let ready = running.iter().filter(|a| self.really_ready(a)).count();
         if running.len() == self.wanted(id) && ready == running.len() {
             return None;
         }
-        if ready == running.len() && is_full {
+        if ready == running.len() && (is_full || ready + stuck >= self.wanted(id)) {
             return None;
         }
         Some(format!(
@@ -283,6 +285,24 @@ impl World {
         let node = self.nodes.iter().find(|node| node.id == assignment.node);
         node.and_then(|node| node.processes.get(&assignment.unit))
             .is_some_and(|process| process.ready && process.failed.is_none())
+    }
+
+    /// Whether the data of a unit that is over is where its successor has no room, nor could get
+    /// any: data does not move by itself.
+    fn is_stuck(&self, unit: &Assignment) -> bool {
+        let is_gone = |unit: &UnitId| self.store.statuses.get(unit).is_some_and(|s| s.gone);
+        let rests = unit.intent == Intent::Stop && unit.keep_volumes && is_gone(&unit.unit);
+        let in_the_way = self.store.assignments.values().filter(|other| {
+            other.node == unit.node
+                && other.unit.workload != unit.unit.workload
+                && other.spec.priority >= unit.spec.priority
+        });
+        let own = self.store.assignments.values().filter(|other| {
+            other.node == unit.node
+                && other.unit.workload == unit.unit.workload
+                && !is_gone(&other.unit)
+        });
+        rests && (in_the_way.count() + own.count()) as u64 >= SLOTS
     }
 
     /// Whether nobody has room, nor could make any for this priority.

@@ -18,7 +18,9 @@ impl World {
             1 => self.crash_node(index, false),
             2 | 3 => {
                 let ms = self.random.between(100, 12_000);
-                self.nodes[index].paused_until_ms = self.now_ms + ms;
+                let node = &mut self.nodes[index];
+                // What it was kept from doing until then would come after what it does meanwhile.
+                node.paused_until_ms = node.paused_until_ms.max(self.now_ms + ms);
             }
             4..=6 => self.partition(index),
             7 | 8 => self.crash_scheduler(),

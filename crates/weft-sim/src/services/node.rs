@@ -68,9 +68,10 @@ impl Node {
         }
     }
 
-    /// Whether it can do anything now.
+    /// Whether it does anything now. One that stood still looks at its lease before all else, in
+    /// the same millisecond.
     pub(super) fn acts(&self, now_ms: u64) -> bool {
-        self.is_up && self.paused_until_ms <= now_ms
+        self.is_up && self.paused_until_ms < now_ms
     }
 
     fn statuses(&self, now_ms: u64) -> Vec<UnitStatus> {

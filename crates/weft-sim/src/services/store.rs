@@ -37,6 +37,7 @@ pub(super) struct Store {
     /// The same without statuses, which no transaction compares.
     pub(super) written: BTreeMap<WorkloadId, u64>,
     /// What was in the store a moment ago, as a cache would have it.
+    #[cfg(feature = "planted")]
     pub(super) stale: BTreeMap<UnitId, Assignment>,
 }
 
@@ -87,7 +88,8 @@ impl Store {
         if self.written(basis.workload) != basis.written {
             return false;
         }
-        self.stale = self.assignments.clone();
+        #[cfg(feature = "planted")]
+        self.stale.clone_from(&self.assignments);
         for action in &plan.actions {
             self.carry_out(basis.workload, action, now_ms);
         }
@@ -142,6 +144,7 @@ impl Store {
     }
 
     /// The same as a cache that lags behind has it.
+    #[cfg(feature = "planted")]
     pub(super) fn of_node_stale(&self, node: &NodeId) -> BTreeMap<UnitId, Assignment> {
         of_node(&self.stale, node)
     }

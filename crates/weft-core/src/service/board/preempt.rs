@@ -23,12 +23,18 @@ type Cost = (usize, Option<i32>, NodeId);
 impl Board {
     /// The node where a request that fits nowhere would fit at the least cost, if units of
     /// *strictly* lower priority stopped: the fewest, then those of the lowest priority. Where
-    /// enough units stop anyhow nobody else has to.
+    /// enough units stop anyhow nobody else has to. With `home` no other node is looked at.
     ///
     /// Only services make room, tasks of jobs end by themselves. The `min` of the workload that
     /// gives way does not protect it: that is what its lower priority says.
-    pub(in crate::service) fn preemption(&self, request: &UnitRequest) -> Option<Preemption> {
-        let options = self.nodes.keys().filter_map(|node| {
+    pub(in crate::service) fn preemption(
+        &self,
+        request: &UnitRequest,
+        home: Option<&NodeId>,
+    ) -> Option<Preemption> {
+        let nodes = self.nodes.keys();
+        let nodes = nodes.filter(|node| home.is_none_or(|home| home == *node));
+        let options = nodes.filter_map(|node| {
             let victims = self.victims(request, node)?;
             let greatest = victims.iter().filter_map(|id| self.units.get(id));
             let greatest = greatest.map(|unit| unit.priority).max();

@@ -221,10 +221,12 @@ impl Draft<'_> {
             }
             Ok(placed) => {
                 self.wait_for_home(home, placed);
+                self.make_room(&request, home);
                 false
             }
             Err(refused) => {
-                self.wait_for_room(&request, *refused, home.is_none());
+                self.wait_for_room(*refused);
+                self.make_room(&request, home);
                 false
             }
         }
@@ -240,22 +242,21 @@ impl Draft<'_> {
         }));
     }
 
-    pub(super) fn wait_for_room(
-        &mut self,
-        request: &UnitRequest,
-        refused: Refused,
-        may_preempt: bool,
-    ) {
+    pub(super) fn wait_for_room(&mut self, refused: Refused) {
         self.waiting = Some(Box::new(Waiting {
             reason: refused.reason,
             detail: refused.detail,
             nearest: refused.nearest_change,
             explanation: refused.explanation,
         }));
-        let room = may_preempt
-            .then(|| self.board.preemption(request))
-            .flatten();
-        let Some(room) = room else {
+    }
+
+    /// Has units of lower priority stopped, for one unit at a time: there is one claim a workload.
+    fn make_room(&mut self, request: &UnitRequest, home: Option<&NodeId>) {
+        if self.claim.is_some() {
+            return;
+        }
+        let Some(room) = self.board.preemption(request, home) else {
             return;
         };
         let by = self.id();

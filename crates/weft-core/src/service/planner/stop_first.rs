@@ -15,13 +15,34 @@ impl Draft<'_> {
         let roles = self.roles();
         self.stop_excess(&roles.staying);
         self.step_down(&roles);
+        self.fill_vacancies();
+        self.drop_unclaimed();
+    }
+
+    /// Those whose data waits come first, where it is. One that does not fit there now keeps
+    /// nobody else waiting.
+    fn fill_vacancies(&mut self) {
         let missing = self.vacancies();
-        for _ in 0..self.allowed(missing) {
-            if !self.succeed() {
+        let mut allowed = self.allowed(missing);
+        let resting = self.resting();
+        for heir_of in &resting {
+            if allowed > 0 && self.succeed(*heir_of) {
+                allowed -= 1;
+            }
+        }
+        let waiting = u32::try_from(resting.len()).unwrap_or(u32::MAX);
+        for _ in 0..allowed.min(missing.saturating_sub(waiting)) {
+            if !self.assign(None) {
                 break;
             }
         }
-        self.drop_unclaimed();
+    }
+
+    fn resting(&self) -> Vec<usize> {
+        let units = 0..self.units.len();
+        units
+            .filter(|index| self.units[*index].fate == Fate::Rests)
+            .collect()
     }
 
     fn step_down(&mut self, roles: &Roles) {
@@ -71,7 +92,7 @@ impl Draft<'_> {
                 false
             }
             Err(refused) => {
-                self.wait_for_room(&request, *refused, false);
+                self.wait_for_room(*refused);
                 false
             }
         }
@@ -93,13 +114,11 @@ impl Draft<'_> {
             .saturating_sub(u32::try_from(there + self.planned.len()).unwrap_or(u32::MAX))
     }
 
-    /// Makes a unit, in the place of one whose data waits if there is any.
-    fn succeed(&mut self) -> bool {
-        let Some(heir_of) = self.units.iter().position(|unit| unit.fate == Fate::Rests) else {
-            return self.assign(None);
-        };
+    /// Makes the unit that takes over the data of one of which nothing else is left. On a node that
+    /// is closed the data waits as well, except on one that is being emptied.
+    fn succeed(&mut self, heir_of: usize) -> bool {
         let unit = self.units[heir_of];
-        let stays = matches!(unit.health, NodeHealth::Usable | NodeHealth::Suspect);
+        let stays = unit.health != NodeHealth::Draining;
         let home: Option<&NodeId> = stays.then_some(&unit.assignment.node);
         let is_made = self.assign(home);
         if is_made {
@@ -112,10 +131,7 @@ impl Draft<'_> {
     fn drop_unclaimed(&mut self) {
         let running = self.units.iter().filter(|unit| unit.runs()).count();
         let needed = (self.wanted as usize).saturating_sub(running + self.planned.len());
-        let resting: Vec<usize> = (0..self.units.len())
-            .filter(|index| self.units[*index].fate == Fate::Rests)
-            .collect();
-        for index in resting.into_iter().skip(needed) {
+        for index in self.resting().into_iter().skip(needed) {
             self.forget(index);
         }
     }

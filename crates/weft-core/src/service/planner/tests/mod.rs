@@ -1,5 +1,6 @@
 //! A workload and its nodes in memory, moved by hand.
 
+mod data;
 mod exclusive;
 mod failures;
 mod life;

@@ -119,7 +119,7 @@ fn an_assignment_keeps_why_it_is_where_it_is() {
 }
 
 /// A unit of another workload on a node.
-fn tenant(bench: &mut Bench, number: u32, place: &str, priority: i32) -> UnitId {
+pub(super) fn tenant(bench: &mut Bench, number: u32, place: &str, priority: i32) -> UnitId {
     let assignment = of_tenant(number, place, priority);
     bench.board.set_unit(&assignment, false);
     assignment.unit

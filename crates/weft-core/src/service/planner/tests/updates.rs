@@ -1,8 +1,6 @@
 //! Rolling updates and their way back.
 
 use super::*;
-use weft_types::{VolumeClass, VolumeSpec};
-
 fn updated(replicas: u32, update: UpdateSpec) -> Bench {
     let mut spec = service(replicas);
     spec.update = Some(update);
@@ -211,32 +209,6 @@ fn a_failed_restart_leaves_the_units_that_work() {
     bench.converge();
     assert_eq!(bench.running(), [1, 2]);
     assert!(bench.is_rolled_back());
-}
-
-#[test]
-fn a_volume_on_the_node_is_taken_over_by_the_unit_that_follows_there() {
-    let mut spec = service(1);
-    if let Some(container) = &mut spec.container {
-        container.volumes = vec![VolumeSpec {
-            target: "/data".to_owned(),
-            class: Some(VolumeClass::Local),
-            ..VolumeSpec::default()
-        }];
-    }
-    let mut bench = Bench::new(spec, 3);
-    bench.converge();
-    let home = bench.places();
-    bench.update(|_| {});
-    bench.step();
-    assert_eq!(bench.running(), NONE);
-    assert!(bench.assignments.values().all(|a| a.keep_volumes));
-    bench.rest();
-    assert_eq!(bench.running(), NONE, "the old one is still there");
-    bench.make_gone(1);
-    bench.rest();
-    assert_eq!(bench.running(), [2]);
-    assert_eq!(bench.places(), home);
-    assert_eq!(bench.stopping(), NONE, "the old one is forgotten now");
 }
 
 #[test]
