@@ -69,6 +69,7 @@ fn a_web_service_lives_through_updates_a_bad_version_a_drain_and_its_end() {
         assert!(load.is_flawless(), "a request failed:\n{}", load.text);
     }
 
+    fleet.apply(&web(&second, 3, ""), true).expect_code(0);
     fleet
         .cluster
         .weft(["node", "drain", "n2"])
@@ -118,7 +119,7 @@ fn a_web_service_lives_through_updates_a_bad_version_a_drain_and_its_end() {
     assert_eq!(ready(&fleet.service("web")), 5);
     fleet
         .cluster
-        .weft(["stop", "web", "--wait"])
+        .weft(["stop", "web", "--wait", "--timeout", "60s"])
         .run()
         .expect_code(0);
     fleet

@@ -12,7 +12,7 @@ use super::{Failed, OPEN_TIMEOUT, Tunnel, gone};
 pub(super) async fn run(
     tunnel: &Tunnel,
     start: v1::ExecStart,
-    incoming: Streaming<v1::TunnelFrame>,
+    incoming: &mut Streaming<v1::TunnelFrame>,
 ) -> Result<(), Failed> {
     let (_, runtime) = tunnel.running()?;
     let size = (dimension(start.columns), dimension(start.rows));
@@ -41,7 +41,7 @@ pub(super) async fn run(
 }
 
 /// Passes on what is typed, until the other side goes.
-async fn feed(mut incoming: Streaming<v1::TunnelFrame>, input: mpsc::Sender<ExecInput>) {
+async fn feed(incoming: &mut Streaming<v1::TunnelFrame>, input: mpsc::Sender<ExecInput>) {
     while let Ok(Some(message)) = incoming.message().await {
         let told = match message.frame {
             Some(Frame::Stdin(bytes)) => ExecInput::Stdin(bytes),

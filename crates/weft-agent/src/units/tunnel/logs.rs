@@ -18,7 +18,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) async fn run(
     tunnel: &Tunnel,
     start: &v1::LogsStart,
-    incoming: Streaming<v1::TunnelFrame>,
+    incoming: &mut Streaming<v1::TunnelFrame>,
 ) -> Result<(), Failed> {
     if tunnel.shared.view(tunnel.unit).is_none() && !tunnel.shared.shelf.has(tunnel.unit) {
         let node = &tunnel.shared.node;

@@ -30,6 +30,8 @@ const MAX_WAITING_FRAMES: usize = 16;
 const PIECE_BYTES: usize = 64 << 10;
 /// How long the server, an engine or a port may take to answer.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the server may take to hear the end of a stream.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The streams of one session; dropping it ends them.
 pub(crate) struct Tunnels {
@@ -89,25 +91,28 @@ async fn run(shared: Arc<Shared>, mut client: Client, request: v1::OpenTunnel) {
     // There is room for it: the channel is new.
     let _ = out.try_send(first);
     let opened = client.tunnel(ReceiverStream::new(frames));
-    let incoming = match tokio::time::timeout(OPEN_TIMEOUT, opened).await {
+    let mut incoming = match tokio::time::timeout(OPEN_TIMEOUT, opened).await {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return tracing::debug!(%status, "no stream"),
         Err(_) => return tracing::debug!("the server does not take the stream"),
     };
-    if let Err((reason, detail)) = serve(shared, request, out.clone(), incoming).await {
+    if let Err((reason, detail)) = serve(shared, request, out.clone(), &mut incoming).await {
         let error = v1::TunnelError {
             reason: reason.code().into(),
             detail,
         };
         let _ = send(&out, Frame::Error(error)).await;
     }
+    drop(out);
+    // To go at once would cancel the stream, and what was said last with it.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, ended(&mut incoming)).await;
 }
 
 async fn serve(
     shared: Arc<Shared>,
     request: v1::OpenTunnel,
     out: mpsc::Sender<v1::TunnelFrame>,
-    incoming: Streaming<v1::TunnelFrame>,
+    incoming: &mut Streaming<v1::TunnelFrame>,
 ) -> Result<(), Failed> {
     let unit = request.unit.parse();
     let unit = unit.map_err(|error| (Reason::InvalidSpec, error))?;
@@ -167,6 +172,6 @@ fn gone() -> Failed {
 }
 
 /// Resolves when the other side ends its direction or goes; what it says is of no interest.
-async fn ended(mut incoming: Streaming<v1::TunnelFrame>) {
+async fn ended(incoming: &mut Streaming<v1::TunnelFrame>) {
     while let Ok(Some(_)) = incoming.message().await {}
 }

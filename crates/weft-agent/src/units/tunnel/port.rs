@@ -16,7 +16,7 @@ use super::{Failed, OPEN_TIMEOUT, PIECE_BYTES, Tunnel, ended, gone};
 pub(super) async fn run(
     tunnel: &Tunnel,
     port: u32,
-    incoming: Streaming<v1::TunnelFrame>,
+    incoming: &mut Streaming<v1::TunnelFrame>,
 ) -> Result<(), Failed> {
     let stream = dial(tunnel, port).await?;
     let (read, write) = stream.into_split();
@@ -47,7 +47,7 @@ async fn dial(tunnel: &Tunnel, port: u32) -> Result<TcpStream, Failed> {
 
 /// An empty piece ends this direction.
 async fn inward(
-    mut incoming: Streaming<v1::TunnelFrame>,
+    incoming: &mut Streaming<v1::TunnelFrame>,
     mut write: OwnedWriteHalf,
     is_over: &CancellationToken,
 ) -> Result<(), Failed> {

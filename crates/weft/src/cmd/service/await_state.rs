@@ -22,6 +22,8 @@ pub enum Goal {
     Healthy,
     /// The last change is complete; its failure is one.
     Settled,
+    /// As many replicas as wanted are ready, of whatever revision.
+    Ready,
     /// Everything ended well.
     Succeeded,
     /// Nothing of it runs.
@@ -50,6 +52,9 @@ impl Goal {
             Self::Running => replicas.running > 0,
             Self::Healthy | Self::Settled => {
                 complete && replicas.ready >= replicas.wanted && replicas.updated >= replicas.wanted
+            }
+            Self::Ready => {
+                replicas.ready >= replicas.wanted && replicas.existing == replicas.wanted
             }
             Self::Succeeded => view.state == WorkloadState::Succeeded,
             Self::Stopped => view.state == WorkloadState::Stopped && replicas.existing == 0,

@@ -39,7 +39,7 @@ pub async fn start(
         stopped: Some(false),
         ..WorkloadPatch::default()
     };
-    change_all(client, args, &patch, Goal::Settled, global, output).await
+    change_all(client, args, &patch, Goal::Ready, global, output).await
 }
 
 /// Every unit is replaced.
@@ -97,7 +97,7 @@ pub async fn scale(
         changed.push(client.patch_workload(&found.id, &patch).await?);
     }
     let wait = args.wait.then_some(args.timeout);
-    finish(client, &changed, wait, Goal::Settled, output).await
+    finish(client, &changed, wait, Goal::Ready, output).await
 }
 
 /// `web=3 api=2`, or `web 3`.
