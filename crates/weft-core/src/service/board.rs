@@ -166,7 +166,7 @@ impl Board {
 
     /// From now on a node that is not known is [`NodeHealth::Gone`]. To be called one lease TTL
     /// after this process began: until then a node that was removed just before may still act,
-    /// and counts as [`NodeHealth::Removed`].
+    /// and counts as [`NodeHealth::Removed`]. Every workload is to be planned again then.
     pub fn settle(&mut self) {
         self.is_settled = true;
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_core::service::record::{Assignment, Intent, RolloutState};
-use weft_core::service::{Action, Board, Plan, UnitView, View, is_stop_first};
+use weft_core::service::{Action, Board, Claim, Plan, UnitView, View, is_stop_first};
 use weft_types::{NodeId, UnitId, Workload, WorkloadId};
 
 use super::node::Node;
@@ -127,6 +127,37 @@ impl Checker {
             ));
         }
     }
+
+    /// New units of a plan leave the room alone that others of no lower priority wait for.
+    pub(super) fn room_taken(
+        &mut self,
+        view: &View<'_>,
+        board: &Board,
+        claims: &BTreeMap<WorkloadId, Claim>,
+        plan: &Plan,
+    ) {
+        let id = view.workload.id;
+        let priority = view.workload.spec.priority;
+        let new_on = |node: &NodeId| {
+            let new = plan.actions.iter().filter(
+                |action| matches!(action, Action::Assign(assignment) if assignment.node == *node),
+            );
+            new.count()
+        };
+        for (node, ..) in board.nodes().filter(|(node, ..)| new_on(node) > 0) {
+            let there = board.units().filter(|(unit, bound)| {
+                let is_kept = bound.keeps_place && bound.priority >= priority;
+                bound.node == *node && (!bound.gone || (is_kept && unit.workload != id))
+            });
+            let waiting = claims.iter().filter(|(by, claim)| {
+                **by != id && claim.node == *node && claim.priority >= priority
+            });
+            let taken = there.count() + new_on(node) + waiting.count();
+            if taken as u64 > SLOTS {
+                return self.fail(format!("{id} takes room on {node} that others wait for"));
+            }
+        }
+    }
 }
 
 /// How many of the wanted units an update may leave missing.
@@ -226,8 +257,7 @@ impl World {
                 .values()
                 .filter(move |assignment| assignment.unit.workload == id)
         };
-        let is_gone = |unit: &UnitId| self.store.statuses.get(unit).is_some_and(|s| s.gone);
-        if let Some(left) = units().find(|a| a.intent == Intent::Stop && !is_gone(&a.unit)) {
+        if let Some(left) = units().find(|a| a.intent == Intent::Stop && !self.is_gone(a)) {
             return Some(format!("{} does not end", left.unit));
         }
         let running: Vec<&Assignment> = units().filter(|a| a.intent == Intent::Run).collect();
@@ -290,29 +320,33 @@ impl World {
     /// Whether the data of a unit that is over is where its successor has no room, nor could get
     /// any: data does not move by itself.
     fn is_stuck(&self, unit: &Assignment) -> bool {
-        let is_gone = |unit: &UnitId| self.store.statuses.get(unit).is_some_and(|s| s.gone);
-        let rests = unit.intent == Intent::Stop && unit.keep_volumes && is_gone(&unit.unit);
+        let rests = unit.intent == Intent::Stop && unit.keep_volumes && self.is_gone(unit);
         let in_the_way = self.store.assignments.values().filter(|other| {
-            other.node == unit.node
-                && other.unit.workload != unit.unit.workload
-                && other.spec.priority >= unit.spec.priority
+            let is_own = other.unit.workload == unit.unit.workload;
+            let stays = is_own || other.spec.priority >= unit.spec.priority;
+            let is_kept = other.keep_volumes && !is_own;
+            other.node == unit.node && stays && (!self.is_gone(other) || is_kept)
         });
-        let own = self.store.assignments.values().filter(|other| {
-            other.node == unit.node
-                && other.unit.workload == unit.unit.workload
-                && !is_gone(&other.unit)
-        });
-        rests && (in_the_way.count() + own.count()) as u64 >= SLOTS
+        rests && in_the_way.count() as u64 >= SLOTS
     }
 
     /// Whether nobody has room, nor could make any for this priority.
     fn is_full(&self, priority: i32) -> bool {
         let assignments = || self.store.assignments.values();
-        let has_lower = assignments().any(|a| a.spec.priority < priority);
+        let has_lower = assignments().any(|a| a.spec.priority < priority && !self.is_gone(a));
+        let takes_room = |a: &&Assignment| {
+            let is_kept = a.keep_volumes && a.spec.priority >= priority;
+            !self.is_gone(a) || is_kept
+        };
         let has_room = self.store.nodes.keys().any(|node| {
             let here = assignments().filter(|assignment| assignment.node == *node);
-            (here.count() as u64) < SLOTS
+            (here.filter(takes_room).count() as u64) < SLOTS
         });
         !has_lower && !has_room
+    }
+
+    fn is_gone(&self, unit: &Assignment) -> bool {
+        let status = self.store.statuses.get(&unit.unit);
+        status.is_some_and(|status| status.gone)
     }
 }

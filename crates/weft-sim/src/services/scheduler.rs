@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use weft_core::service::record::Assignment;
 use weft_core::service::{
-    Action, Board, Moment, NodeHealth, Plan, ReadyTimes, UnitView, View, plan,
+    Action, Board, Claim, Moment, NodeHealth, Plan, ReadyTimes, UnitView, View, plan,
 };
 use weft_placement::Candidate;
 use weft_types::{Bytes, Millicores, NodeCapacity, NodeState, RuntimeKind, UnitId, WorkloadId};
@@ -27,6 +27,10 @@ pub(super) struct Scheduler {
     /// The term it believes to lead in, and since when by its own clock.
     leading: Option<(u64, u64)>,
     board: Board,
+    /// Whether nodes that are not known are gone for good.
+    is_settled: bool,
+    /// Room that plans of its term asked for, which the checker compares with what the board gives.
+    claims: BTreeMap<WorkloadId, Claim>,
     ready: ReadyTimes,
     /// When which workload was planned last, and when it is due again.
     planned: BTreeMap<WorkloadId, Planned>,
@@ -47,6 +51,14 @@ struct Planned {
 impl Scheduler {
     fn steady_ms(&self, now_ms: u64) -> u64 {
         now_ms.saturating_add_signed(self.skew_ms)
+    }
+
+    fn apply(&mut self, workload: WorkloadId, plan: &Plan) {
+        self.board.apply(workload, plan);
+        match &plan.claim {
+            Some(claim) => self.claims.insert(workload, claim.clone()),
+            None => self.claims.remove(&workload),
+        };
     }
 }
 
@@ -71,6 +83,8 @@ impl World {
             started_ms: self.now_ms,
             leading: None,
             board: Board::new(),
+            is_settled: false,
+            claims: BTreeMap::new(),
             ready: ReadyTimes::new(),
             planned: BTreeMap::new(),
             pending: None,
@@ -112,6 +126,8 @@ impl World {
                 scheduler.leading = Some((leadership.term, since_ms));
                 scheduler.planned.clear();
                 scheduler.board = Board::new();
+                scheduler.is_settled = false;
+                scheduler.claims.clear();
                 scheduler.ready = ReadyTimes::new();
             }
             leadership.until_ms = self.now_ms + LEADER_TTL_MS;
@@ -121,20 +137,21 @@ impl World {
         }
     }
 
-    /// Brings the board up to date and plans the most important workload that is due.
+    /// Brings the board up to date and plans one of the workloads that are due: nothing may depend
+    /// on which.
     fn plan_next(&mut self, index: usize, scheduler: &mut Scheduler) {
         self.refresh(scheduler);
-        let mut due: Vec<(i32, WorkloadId)> = self
+        let due: Vec<WorkloadId> = self
             .store
             .workloads
-            .values()
-            .filter(|record| self.is_due(scheduler, record.id))
-            .map(|record| (-record.spec.priority, record.id))
+            .keys()
+            .filter(|id| self.is_due(scheduler, **id))
+            .copied()
             .collect();
-        due.sort_unstable();
-        let Some((_, workload)) = due.first().copied() else {
+        let Some(last) = (due.len() as u64).checked_sub(1) else {
             return;
         };
+        let workload = due[self.random.between(0, last) as usize];
         let Some((term, _)) = scheduler.leading else {
             return;
         };
@@ -154,7 +171,7 @@ impl World {
         };
         scheduler.planned.insert(workload, planned);
         if !made.actions.iter().any(Action::is_write) {
-            scheduler.board.apply(workload, &made);
+            scheduler.apply(workload, &made);
             self.after(
                 1,
                 Event::LookOnce {
@@ -202,8 +219,11 @@ impl World {
 
     fn refresh(&self, scheduler: &mut Scheduler) {
         let now_ms = scheduler.steady_ms(self.now_ms);
-        if self.now_ms.saturating_sub(scheduler.started_ms) >= TTL_MS {
+        let has_waited = self.now_ms.saturating_sub(scheduler.started_ms) >= TTL_MS;
+        if has_waited && !scheduler.is_settled {
+            scheduler.is_settled = true;
             scheduler.board.settle();
+            scheduler.planned.clear();
         }
         for (id, health) in self.healths() {
             scheduler.board.set_node(id, candidate(), health);
@@ -261,6 +281,8 @@ impl World {
         };
         let made = plan(now, &view, &scheduler.board);
         self.checker.planned(now_ms, &view, &scheduler.board, &made);
+        self.checker
+            .room_taken(&view, &scheduler.board, &scheduler.claims, &made);
         if self.options.keep_log {
             self.note(format!("plan {workload} {:?}", brief(&made)));
         }
@@ -287,7 +309,7 @@ impl World {
     fn commit_plan(&mut self, scheduler: &mut Scheduler, basis: Basis, made: &Plan) {
         let steady_ms = scheduler.steady_ms(self.now_ms);
         if self.store.commit(basis, made, is_fenced(), steady_ms) {
-            scheduler.board.apply(basis.workload, made);
+            scheduler.apply(basis.workload, made);
             self.units_made += made
                 .actions
                 .iter()

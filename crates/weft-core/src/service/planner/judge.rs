@@ -132,6 +132,9 @@ impl Draft<'_> {
 
     /// The update has failed: what worked before comes back, if that is wanted and there is any.
     pub(super) fn fail_update(&mut self, reason: Reason, detail: String) {
+        if planted!(BadRevisionGoesOn) {
+            return;
+        }
         let wants_back = self.update().rollback;
         let rolled_back = wants_back && self.rollout.good.is_some();
         let revision = self.rollout.revision;

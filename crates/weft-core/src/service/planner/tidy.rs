@@ -165,7 +165,7 @@ impl<'a> Draft<'a> {
         let failures = self.retry.as_ref().map_or(0, |retry| retry.failures);
         let is_decided =
             reason.class() == weft_types::Class::User || failures >= FAILURES_THAT_END_AN_UPDATE;
-        if is_progressing && is_decided && !planted!(BadRevisionGoesOn) {
+        if is_progressing && is_decided {
             self.fail_update(reason, detail);
         }
     }
