@@ -171,7 +171,8 @@ fn a_service_that_cannot_run_says_why_and_what_would_help() {
     let image = format!("{}/nothing:1", fleet.registry.address);
     fleet.apply(&web(&image, 1, ""), false).expect_code(0);
     fleet.wait_for("web", "says that there is no such image", |service| {
-        service["reason"] == "image-not-found" && service["step"] == "prepare"
+        let detail = service["detail"].as_str().unwrap_or_default();
+        service["reason"] == "image-not-found" && detail.contains("prepare")
     });
     let service = fleet.service("web");
     assert!(service["next_try_at"].is_string(), "{service}");

@@ -27,7 +27,7 @@ enum Event {
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        8 => any::<bool>().prop_map(|ok| Event::Answer(ok)),
+        8 => any::<bool>().prop_map(Event::Answer),
         8 => Just(Event::Answer(true)),
         3 => any::<bool>().prop_map(Event::Check),
         2 => (0..3i32).prop_map(Event::End),

@@ -151,11 +151,11 @@ impl Bench {
     }
 
     fn probe(&self) -> u64 {
-        let probes = self.out.iter().filter_map(|out| match out {
+        let mut probes = self.out.iter().filter_map(|out| match out {
             Output::Probe { call } => Some(*call),
             _ => None,
         });
-        probes.last().expect("no check was asked for")
+        probes.next_back().expect("no check was asked for")
     }
 
     fn probed(&mut self, result: Result<(), &str>) -> &mut Self {

@@ -85,7 +85,7 @@ async fn follow(
 async fn write(mut lines: LogStream, mut seen: Vec<LogLine>, book: &Arc<Book>) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while lines.recv_many(&mut batch, MAX_BATCH).await > 0 {
-        let mut fresh: Vec<LogLine> = batch.drain(..).collect();
+        let mut fresh = std::mem::take(&mut batch);
         if !seen.is_empty() {
             fresh.retain(|line| {
                 let known = seen.iter().position(|seen| seen == line);
