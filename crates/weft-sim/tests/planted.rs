@@ -29,6 +29,8 @@ fn find_all(bugs: &[planted::Bug], run: fn(u64, &Options) -> Run) {
         });
         planted::plant(None);
         let (seed, violation) = found.unwrap_or_else(|| panic!("{bug:?} is not found"));
+        let without = run(seed, &Options::default()).violation;
+        assert_eq!(without, None, "schedule {seed} without {bug:?}");
         println!("{bug:?}: schedule {}: {}", seed + 1, violation.what);
     }
 }

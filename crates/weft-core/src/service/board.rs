@@ -1,18 +1,14 @@
 //! Nodes with what they have and what is reserved on them.
 
+mod place;
 mod preempt;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_placement::{
-    Availability, Candidate, CandidateId, ClosedReason, Explanation, Free, NearestChange, Room,
-    Verdict, consider,
-};
+use weft_placement::{Candidate, ClosedReason, Explanation, Free, NearestChange};
 use weft_types::{NodeId, Reason, Resources, UnitId, WorkloadId};
 
-use super::need::{UnitRequest, resources_of};
+use super::need::resources_of;
 use super::record::{Assignment, Intent};
 use super::vocabulary::{Action, Plan};
 
@@ -89,7 +85,12 @@ pub struct BoundUnit {
 impl BoundUnit {
     /// Whether it stands in the way of something of this priority.
     pub(super) fn takes_room(&self, priority: i32) -> bool {
-        !self.gone || (self.keeps_place && self.priority >= priority)
+        !self.gone || self.keeps_place_against(priority)
+    }
+
+    /// Whether its place is kept from something of this priority once nothing of it is left.
+    pub(super) fn keeps_place_against(&self, priority: i32) -> bool {
+        self.keeps_place && self.priority >= priority
     }
 }
 
@@ -244,8 +245,12 @@ impl Board {
 
     /// Takes over what a plan of this workload changes, once it is written. The claim of an empty
     /// plan counts as well: call it after every plan.
-    pub fn apply(&mut self, workload: WorkloadId, plan: &Plan) {
-        match &plan.claim {
+    ///
+    /// Whether room that it had claimed is free for others now: nothing in the store tells those
+    /// who wait, so that they have to be planned again.
+    #[must_use]
+    pub fn apply(&mut self, workload: WorkloadId, plan: &Plan) -> bool {
+        let before = match &plan.claim {
             Some(claim) => self.claims.insert(workload, claim.clone()),
             None => self.claims.remove(&workload),
         };
@@ -268,6 +273,7 @@ impl Board {
                 | Action::Event { .. } => {}
             }
         }
+        before.is_some() && before != plan.claim
     }
 
     /// How a node is.
@@ -291,116 +297,6 @@ impl Board {
         self.units.iter().map(|(id, unit)| (*id, unit))
     }
 
-    /// Where a unit would run best; changes nothing.
-    ///
-    /// # Errors
-    /// Why it cannot run anywhere now.
-    pub fn place(&self, request: &UnitRequest) -> Result<Placed, Box<Refused>> {
-        let rooms = self.rooms(request);
-        let mut explanation = consider(&request.need, rooms.iter().map(Offered::room));
-        let node = choose(request, &explanation).and_then(|chosen| {
-            explanation.chosen = Some(chosen);
-            rooms.get(chosen.0 as usize)
-        });
-        match node {
-            Some(offered) => Ok(Placed {
-                node: offered.node.clone(),
-                explanation,
-            }),
-            None => Err(Box::new(refused(explanation))),
-        }
-    }
-
-    /// What each node has for this request: units to think away count as gone, room that others
-    /// wait for as taken.
-    fn rooms(&self, request: &UnitRequest) -> Vec<Offered> {
-        let neighbours = self.neighbours(request);
-        let mut zones: BTreeMap<&str, u32> = BTreeMap::new();
-        for (node, count) in &neighbours {
-            if let Some(known) = self.nodes.get(*node) {
-                *zones.entry(known.candidate.zone()).or_default() += count;
-            }
-        }
-        let nodes = self.nodes.iter().enumerate();
-        let offered = nodes.filter_map(|(number, (node, known))| {
-            let mut offered = self.offer(request, node)?;
-            offered.id = CandidateId(u32::try_from(number).unwrap_or(u32::MAX));
-            offered.on_node = neighbours.get(node).copied().unwrap_or(0);
-            offered.in_zone = zones.get(known.candidate.zone()).copied().unwrap_or(0);
-            Some(offered)
-        });
-        offered.collect()
-    }
-
-    /// What one node has for this request, whoever is beside it.
-    fn offer(&self, request: &UnitRequest, node: &NodeId) -> Option<Offered> {
-        let known = self.nodes.get(node)?;
-        Some(Offered {
-            id: CandidateId(0),
-            node: node.clone(),
-            candidate: known.as_offered(node),
-            free: self.free_for(request, node, known),
-            on_node: 0,
-            in_zone: 0,
-        })
-    }
-
-    /// Units of the same workload that stay, by node.
-    fn neighbours<'a>(&'a self, request: &'a UnitRequest) -> BTreeMap<&'a NodeId, u32> {
-        let mut counts = BTreeMap::new();
-        let (first, last) = (
-            UnitId {
-                workload: request.workload,
-                number: 0,
-            },
-            UnitId {
-                workload: request.workload,
-                number: u32::MAX,
-            },
-        );
-        for (id, unit) in self.units.range(first..=last) {
-            let stays = unit.intent == Intent::Run && !unit.gone;
-            if stays && !request.without.contains(id) && !request.passing.contains(id) {
-                *counts.entry(&unit.node).or_insert(0) += 1;
-            }
-        }
-        for node in &request.planned {
-            *counts.entry(node).or_insert(0) += 1;
-        }
-        counts
-    }
-
-    fn free_for(&self, request: &UnitRequest, node: &NodeId, known: &Node) -> Free {
-        let mut free = self.count_free(node, known, &request.without, request.priority);
-        for _ in request.planned.iter().filter(|planned| *planned == node) {
-            if !planted!(PlannedNotCounted) {
-                take(&mut free, &request.need.resources);
-            }
-        }
-        for (workload, claim) in &self.claims {
-            let is_respected = *workload != request.workload && claim.priority >= request.priority;
-            if is_respected && !planted!(ClaimsIgnored) && claim.node == *node {
-                take(&mut free, &claim.resources);
-            }
-        }
-        free
-    }
-
-    /// What is free for this priority: places that are only kept count for others.
-    fn count_free(&self, node: &NodeId, known: &Node, without: &[UnitId], priority: i32) -> Free {
-        let mut free = Free::all_of(&known.candidate.capacity);
-        take(&mut free, &known.tasks);
-        for id in self.by_node.get(node).into_iter().flatten() {
-            if let Some(unit) = self.units.get(id)
-                && unit.takes_room(priority)
-                && !without.contains(id)
-            {
-                take(&mut free, &unit.resources);
-            }
-        }
-        free
-    }
-
     fn recount(&mut self, node: &NodeId) {
         let Some(known) = self.nodes.get(node) else {
             return;
@@ -419,103 +315,6 @@ impl Board {
             }
         }
         self.recount(node);
-    }
-}
-
-impl Node {
-    /// The candidate under the node's name, closed when its health says so.
-    fn as_offered(&self, node: &NodeId) -> Candidate {
-        let mut candidate = self.candidate.clone();
-        candidate.key = node.as_str().into();
-        if let Some(why) = self.health.closed() {
-            candidate.state = Availability::Closed(why);
-        }
-        candidate
-    }
-}
-
-struct Offered {
-    id: CandidateId,
-    node: NodeId,
-    candidate: Candidate,
-    free: Free,
-    on_node: u32,
-    in_zone: u32,
-}
-
-impl Offered {
-    fn room(&self) -> Room<'_> {
-        Room {
-            id: self.id,
-            candidate: &self.candidate,
-            free: &self.free,
-            on_node: self.on_node,
-            in_zone: self.in_zone,
-        }
-    }
-}
-
-/// The preferred node if it will do, else the best that is not to be avoided, else the best.
-fn choose(request: &UnitRequest, explanation: &Explanation) -> Option<CandidateId> {
-    let scored = || {
-        explanation
-            .considered
-            .iter()
-            .filter(|candidate| matches!(candidate.verdict, Verdict::Scored(_)))
-    };
-    let preferred = request
-        .prefer
-        .as_ref()
-        .and_then(|node| scored().find(|candidate| candidate.key == node.as_str()));
-    let is_avoided = |key: &str| request.avoid.iter().any(|node| node.as_str() == key);
-    preferred
-        .or_else(|| scored().find(|candidate| !is_avoided(&candidate.key)))
-        .or_else(|| scored().next())
-        .map(|candidate| candidate.id)
-}
-
-fn refused(explanation: Explanation) -> Refused {
-    let is_short = explanation.refused.keys().any(|kind| kind.is_amount());
-    let reason = if is_short {
-        Reason::InsufficientResources
-    } else {
-        Reason::NoCandidate
-    };
-    Refused {
-        reason,
-        detail: explanation.to_string(),
-        nearest_change: explanation.nearest.clone(),
-        explanation,
-    }
-}
-
-/// Takes resources out of what is free; what is not there cannot be taken.
-fn take(free: &mut Free, need: &Resources) {
-    free.cpu.0 = free.cpu.0.saturating_sub(need.cpu.0);
-    free.memory.0 = free.memory.0.saturating_sub(need.memory.0);
-    free.disk.0 = free.disk.0.saturating_sub(need.disk.0);
-    let Some(request) = &need.gpu else {
-        return;
-    };
-    // Of one model where possible, as they were given; else of several, so that too few are
-    // believed to be free rather than too many.
-    let mut accepted: Vec<&mut (String, u32)> = free
-        .gpus
-        .iter_mut()
-        .filter(|(model, _)| request.accepts(model))
-        .collect();
-    if let Some(one) = accepted
-        .iter_mut()
-        .find(|(_, count)| *count >= request.count)
-    {
-        one.1 -= request.count;
-        return;
-    }
-    let mut left = request.count;
-    for (_, count) in accepted {
-        let here = left.min(*count);
-        *count -= here;
-        left -= here;
     }
 }
 

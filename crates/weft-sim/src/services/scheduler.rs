@@ -54,7 +54,9 @@ impl Scheduler {
     }
 
     fn apply(&mut self, workload: WorkloadId, plan: &Plan) {
-        self.board.apply(workload, plan);
+        if self.board.apply(workload, plan) {
+            self.planned.retain(|_, planned| !planned.is_waiting);
+        }
         match &plan.claim {
             Some(claim) => self.claims.insert(workload, claim.clone()),
             None => self.claims.remove(&workload),

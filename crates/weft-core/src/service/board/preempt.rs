@@ -61,6 +61,9 @@ impl Board {
         };
         let mut away: Vec<UnitId> = here()
             .filter(|(_, unit)| unit.intent == Intent::Stop)
+            .filter(|(id, unit)| {
+                id.workload == request.workload || !unit.keeps_place_against(request.priority)
+            })
             .map(|(id, _)| id)
             .collect();
         if self.fits_without(request, node, &away) {

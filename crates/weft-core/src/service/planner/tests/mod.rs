@@ -152,7 +152,7 @@ impl Bench {
     }
 
     pub(super) fn apply(&mut self, plan: &Plan) {
-        self.board.apply(self.record.id, plan);
+        let _others_may_fit = self.board.apply(self.record.id, plan);
         for action in &plan.actions {
             match action {
                 Action::Assign(new) | Action::Stop(new) => {

@@ -242,3 +242,43 @@ fn a_place_kept_for_data_gives_way_to_greater_priority_only() {
     request.without = vec![kept.unit];
     assert!(bench.board.place(&request).is_ok(), "its own successor");
 }
+
+#[test]
+fn nothing_is_claimed_where_a_place_will_be_kept_for_data() {
+    let mut bench = Bench::new(service(1), 1);
+    for number in 1..=3 {
+        tenant(&mut bench, number, "a", 0);
+    }
+    let stopping = Assignment {
+        intent: Intent::Stop,
+        keep_volumes: true,
+        ..of_tenant(4, "a", 0)
+    };
+    bench.board.set_unit(&stopping, false);
+    assert_eq!(bench.step().claim, None);
+    let passing = Assignment {
+        keep_volumes: false,
+        ..stopping
+    };
+    bench.board.set_unit(&passing, false);
+    assert!(bench.step().claim.is_some());
+}
+
+#[test]
+fn those_who_wait_learn_that_a_claim_was_given_up() {
+    let mut spec = service(1);
+    spec.priority = 1;
+    let mut bench = Bench::new(spec, 1);
+    for number in 1..=4 {
+        tenant(&mut bench, number, "a", 0);
+    }
+    let claiming = bench.plan();
+    assert!(claiming.claim.is_some());
+    assert!(!bench.board.apply(unit(7).workload, &claiming));
+    assert!(!bench.board.apply(unit(7).workload, &claiming), "the same");
+    bench.set_health("a", NodeHealth::Cordoned);
+    let quiet = bench.plan();
+    assert_eq!(quiet.claim, None);
+    assert!(bench.board.apply(unit(7).workload, &quiet));
+    assert!(!bench.board.apply(unit(7).workload, &quiet));
+}
