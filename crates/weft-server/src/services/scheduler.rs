@@ -294,7 +294,10 @@ impl Scheduler<'_> {
             }
             self.tell(service, &plan);
         }
-        server.services.board.lock().apply(id, &plan);
+        let frees = server.services.board.lock().apply(id, &plan);
+        if frees {
+            self.due.extend(&self.waiting);
+        }
         Ok(())
     }
 
