@@ -80,14 +80,11 @@ pub struct BoundUnit {
     pub keeps_place: bool,
     /// When it was made, in milliseconds since the Unix epoch.
     pub created_ms: u64,
+    /// When it was told to stop, in milliseconds since the Unix epoch.
+    pub stopping_ms: Option<u64>,
 }
 
 impl BoundUnit {
-    /// Whether it stands in the way of something of this priority.
-    pub(super) fn takes_room(&self, priority: i32) -> bool {
-        !self.gone || self.keeps_place_against(priority)
-    }
-
     /// Whether its place is kept from something of this priority once nothing of it is left.
     pub(super) fn keeps_place_against(&self, priority: i32) -> bool {
         self.keeps_place && self.priority >= priority
@@ -224,6 +221,7 @@ impl Board {
             gone,
             keeps_place,
             created_ms: assignment.created_ms,
+            stopping_ms: assignment.stopping_ms,
         };
         let node = unit.node.clone();
         if let Some(before) = self.units.insert(assignment.unit, unit)
@@ -301,7 +299,7 @@ impl Board {
         let Some(known) = self.nodes.get(node) else {
             return;
         };
-        let free = self.count_free(node, known, &[], i32::MIN);
+        let free = self.count_free(node, known, None);
         if let Some(known) = self.nodes.get_mut(node) {
             known.free = free;
         }

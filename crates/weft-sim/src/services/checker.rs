@@ -145,10 +145,8 @@ impl Checker {
             new.count()
         };
         for (node, ..) in board.nodes().filter(|(node, ..)| new_on(node) > 0) {
-            let there = board.units().filter(|(unit, bound)| {
-                let is_kept = bound.keeps_place && bound.priority >= priority;
-                bound.node == *node && (!bound.gone || (is_kept && unit.workload != id))
-            });
+            let there = board.units();
+            let there = there.filter(|(_, bound)| bound.node == *node && !bound.gone);
             let waiting = claims.iter().filter(|(by, claim)| {
                 **by != id && claim.node == *node && claim.priority >= priority
             });

@@ -1,5 +1,6 @@
 //! Where a unit would run best.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use weft_placement::{
@@ -93,7 +94,7 @@ impl Board {
     }
 
     fn free_for(&self, request: &UnitRequest, node: &NodeId, known: &Node) -> Free {
-        let mut free = self.count_free(node, known, &request.without, request.priority);
+        let mut free = self.count_free(node, known, Some(request));
         for _ in request.planned.iter().filter(|planned| *planned == node) {
             if !planted!(PlannedNotCounted) {
                 take(&mut free, &request.need.resources);
@@ -108,21 +109,45 @@ impl Board {
         free
     }
 
-    /// What is free for this priority: places that are only kept count for others.
+    /// What is free, for this request if there is one: places that are only kept count for others
+    /// of no greater priority, and only as long as nobody has taken them. Whether somebody has is
+    /// counted with the units that the request itself replaces: these leave their places to it.
     pub(super) fn count_free(
         &self,
         node: &NodeId,
         known: &Node,
-        without: &[UnitId],
-        priority: i32,
+        request: Option<&UnitRequest>,
     ) -> Free {
+        let is_away = |id: &UnitId| request.is_some_and(|by| by.without.contains(id));
+        let is_own = |id: &UnitId| request.is_some_and(|by| by.workload == id.workload);
         let mut free = Free::all_of(&known.candidate.capacity);
         take(&mut free, &known.tasks);
+        let mut for_kept = free.clone();
+        let mut kept = Vec::new();
         for id in self.by_node.get(node).into_iter().flatten() {
-            if let Some(unit) = self.units.get(id)
-                && unit.takes_room(priority)
-                && !without.contains(id)
-            {
+            let Some(unit) = self.units.get(id) else {
+                continue;
+            };
+            if unit.gone {
+                kept.push((id, unit));
+                continue;
+            }
+            if !is_away(id) {
+                take(&mut free, &unit.resources);
+            }
+            if !is_away(id) || is_own(id) {
+                take(&mut for_kept, &unit.resources);
+            }
+        }
+        let priority = request.map_or(i32::MIN, |by| by.priority);
+        kept.retain(|(_, unit)| unit.keeps_place_against(priority));
+        kept.sort_by_key(|(id, unit)| (Reverse(unit.priority), Reverse(unit.stopping_ms), **id));
+        for (id, unit) in kept {
+            if for_kept.fits(&unit.resources) == 0 {
+                continue;
+            }
+            take(&mut for_kept, &unit.resources);
+            if !is_away(id) {
                 take(&mut free, &unit.resources);
             }
         }

@@ -2,7 +2,7 @@
 
 use weft_types::{VolumeClass, VolumeSpec};
 
-use super::nodes::tenant;
+use super::nodes::{of_tenant, tenant};
 use super::*;
 
 /// A service whose units keep data on their nodes.
@@ -99,4 +99,25 @@ fn data_on_a_cordoned_node_is_not_left_behind() {
     bench.set_health("a", NodeHealth::Usable);
     bench.rest();
     assert_eq!(bench.places(), ["a"]);
+}
+
+#[test]
+fn a_place_that_somebody_took_is_not_kept_from_the_next_unit_beside_it() {
+    let mut bench = Bench::new(database(1), 1);
+    bench.converge();
+    let kept = Assignment {
+        intent: Intent::Stop,
+        keep_volumes: true,
+        stopping_ms: Some(bench.now_ms),
+        ..of_tenant(9, "a", 0)
+    };
+    bench.board.set_unit(&kept, true);
+    for number in 1..=3 {
+        tenant(&mut bench, number, "a", 5);
+    }
+    bench.pass(1_000);
+    bench.update(|_| {});
+    bench.converge();
+    assert_eq!(bench.revisions(), [2]);
+    assert!(bench.is_complete());
 }

@@ -125,7 +125,7 @@ pub(super) fn tenant(bench: &mut Bench, number: u32, place: &str, priority: i32)
     assignment.unit
 }
 
-fn of_tenant(number: u32, place: &str, priority: i32) -> Assignment {
+pub(super) fn of_tenant(number: u32, place: &str, priority: i32) -> Assignment {
     let mut spec = service(1);
     spec.priority = priority;
     Assignment {
