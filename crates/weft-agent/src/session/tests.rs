@@ -26,8 +26,13 @@ async fn a_node_joins_greets_with_what_it_offers_and_beats() {
     assert_eq!(capacity.cpu_millicores, 2_000);
     assert!(capacity.max_held_tasks > 0 && hello.held.is_empty() && hello.last_epoch == 0);
     (&mut node.first).await.unwrap().unwrap();
-    let Message::Heartbeat(beat) = session.any().await else {
-        panic!("no heartbeat came first");
+    let beat = loop {
+        match session.any().await {
+            Message::Heartbeat(beat) => break beat,
+            // How its units are is told at once as well.
+            Message::Units(_) => {}
+            other => panic!("{other:?} came before a heartbeat"),
+        }
     };
     assert_eq!(beat.epoch, 7);
 }
