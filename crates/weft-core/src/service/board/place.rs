@@ -11,7 +11,7 @@ use weft_types::{NodeId, Reason, Resources, UnitId};
 use crate::service::need::UnitRequest;
 use crate::service::record::Intent;
 
-use super::{Board, Node, Placed, Refused};
+use super::{Board, BoundUnit, Node, Placed, Refused};
 
 impl Board {
     /// Where a unit would run best; changes nothing.
@@ -123,35 +123,40 @@ impl Board {
         let mut free = Free::all_of(&known.candidate.capacity);
         take(&mut free, &known.tasks);
         let mut for_kept = free.clone();
-        let mut kept = Vec::new();
-        for id in self.by_node.get(node).into_iter().flatten() {
-            let Some(unit) = self.units.get(id) else {
-                continue;
-            };
-            if unit.gone {
-                kept.push((id, unit));
-                continue;
-            }
-            if !is_away(id) {
+        for (id, unit) in self.units_on(node).filter(|(_, unit)| !unit.gone) {
+            if !is_away(&id) {
                 take(&mut free, &unit.resources);
             }
-            if !is_away(id) || is_own(id) {
+            if !is_away(&id) || is_own(&id) {
                 take(&mut for_kept, &unit.resources);
             }
         }
         let priority = request.map_or(i32::MIN, |by| by.priority);
-        kept.retain(|(_, unit)| unit.keeps_place_against(priority));
-        kept.sort_by_key(|(id, unit)| (Reverse(unit.priority), Reverse(unit.stopping_ms), **id));
-        for (id, unit) in kept {
+        for (id, unit) in self.kept_on(node, priority) {
             if for_kept.fits(&unit.resources) == 0 {
                 continue;
             }
             take(&mut for_kept, &unit.resources);
-            if !is_away(id) {
+            if !is_away(&id) {
                 take(&mut free, &unit.resources);
             }
         }
         free
+    }
+
+    /// Units of which only the place is kept, in the order in which they are to keep it.
+    fn kept_on(&self, node: &NodeId, priority: i32) -> Vec<(UnitId, &BoundUnit)> {
+        let here = self.units_on(node);
+        let mut kept: Vec<_> = here
+            .filter(|(_, unit)| unit.gone && unit.keeps_place_against(priority))
+            .collect();
+        kept.sort_by_key(|(id, unit)| (Reverse(unit.priority), Reverse(unit.stopping_ms), *id));
+        kept
+    }
+
+    pub(super) fn units_on(&self, node: &NodeId) -> impl Iterator<Item = (UnitId, &BoundUnit)> {
+        let ids = self.by_node.get(node).into_iter().flatten();
+        ids.filter_map(|id| Some((*id, self.units.get(id)?)))
     }
 }
 

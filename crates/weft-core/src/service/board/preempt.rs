@@ -54,11 +54,7 @@ impl Board {
 
     /// The units of a node that would have to stop; `None` when that does not help.
     fn victims(&self, request: &UnitRequest, node: &NodeId) -> Option<Vec<UnitId>> {
-        let here = || {
-            let ids = self.by_node.get(node).into_iter().flatten();
-            ids.filter_map(|id| Some((*id, self.units.get(id)?)))
-                .filter(|(_, unit)| !unit.gone)
-        };
+        let here = || self.units_on(node).filter(|(_, unit)| !unit.gone);
         let mut away: Vec<UnitId> = here()
             .filter(|(_, unit)| unit.intent == Intent::Stop)
             .filter(|(id, unit)| {
