@@ -9,7 +9,7 @@ use weft_compose::Compose;
 use weft_engine::{Engine as ContainerEngine, Flavour};
 use weft_oci::{MonitorCommand, Oci};
 use weft_types::{BlobHash, NodeCapacity, NodeId, RuntimeKind};
-use weft_unit::{Error as UnitError, Step, UnitRuntime};
+use weft_unit::{Error as UnitError, Probe, Step, UnitRuntime};
 use weft_vm::{ArtifactSource, Vms};
 use weft_volumes::{HostPaths, Volumes};
 
@@ -126,6 +126,18 @@ impl ArtifactSource for Images {
     }
 }
 
+/// What a backend can do here, or what it lacks.
+async fn tried(backend: &dyn UnitRuntime) -> Result<Probe, String> {
+    let (kind, name) = (backend.kind(), backend.name());
+    match tokio::time::timeout(PROBE_TIMEOUT, backend.probe()).await {
+        Ok(probe) => probe.map_err(|missing| format!("{kind}: {missing}")),
+        Err(_) => {
+            let timeout = PROBE_TIMEOUT.as_secs();
+            Err(format!("{kind}: {name} does not answer within {timeout} s"))
+        }
+    }
+}
+
 /// The backends that work on this node, one a kind.
 #[derive(Clone, Default)]
 pub(crate) struct UnitRuntimes {
@@ -140,26 +152,23 @@ impl UnitRuntimes {
     pub(crate) async fn probe(backends: Vec<Arc<dyn UnitRuntime>>) -> Self {
         let mut runtimes = Self::default();
         let mut lacking: Vec<(RuntimeKind, String)> = Vec::new();
-        for backend in backends {
+        let probes = backends.iter().map(|backend| tried(backend.as_ref()));
+        // All at once: the agent greets the server when the slowest has been tried.
+        let probes = futures::future::join_all(probes).await;
+        for (backend, probe) in backends.into_iter().zip(probes) {
             let kind = backend.kind();
             if runtimes.get(kind).is_some() {
                 continue;
             }
-            match tokio::time::timeout(PROBE_TIMEOUT, backend.probe()).await {
-                Ok(Ok(probe)) => {
+            match probe {
+                Ok(probe) => {
                     tracing::info!(runtime = backend.name(), version = probe.version, "{kind}");
                     runtimes.capabilities.extend(probe.capabilities);
                     let missing = probe.missing.iter().map(ToString::to_string);
                     runtimes.missing.extend(missing);
                     runtimes.working.push(backend);
                 }
-                Ok(Err(missing)) => lacking.push((kind, format!("{kind}: {missing}"))),
-                Err(_) => {
-                    let name = backend.name();
-                    let timeout = PROBE_TIMEOUT.as_secs();
-                    let text = format!("{kind}: {name} does not answer within {timeout} s");
-                    lacking.push((kind, text));
-                }
+                Err(missing) => lacking.push((kind, missing)),
             }
         }
         for (kind, missing) in lacking {

@@ -36,6 +36,7 @@ class Server:
 
     def start(self) -> None:
         command = [WEFT, "up", "-o", "json", "--no-mdns", "--nodes", str(self._nodes)]
+        command += ["--engine", "none"]
         command += ["--listen", self._listen, "--data-dir", str(self.data_dir)]
         with self._log.open("a") as log:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
