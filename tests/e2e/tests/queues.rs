@@ -39,7 +39,10 @@ fn redis_job(number: usize) -> Value {
 fn connect(redis: &Engine) -> redis::Connection {
     let client = redis::Client::open(redis.url()).expect("an address");
     eventually_some("Redis answers", Duration::from_secs(20), || {
-        client.get_connection().ok()
+        let mut connection = client.get_connection().ok()?;
+        // It takes connections while it still reads its files.
+        let pong: Option<String> = redis::cmd("PING").query(&mut connection).ok();
+        pong.map(|_| connection)
     })
 }
 

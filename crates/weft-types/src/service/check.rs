@@ -544,8 +544,8 @@ impl NetworkSpec {
             let parts = address.split_once('/');
             let valid = parts.is_some_and(|(ip, prefix)| {
                 let bits = match ip.parse() {
-                    Ok(std::net::IpAddr::V4(_)) => 32,
-                    Ok(std::net::IpAddr::V6(_)) => 128,
+                    Ok(core::net::IpAddr::V4(_)) => 32,
+                    Ok(core::net::IpAddr::V6(_)) => 128,
                     Err(_) => return false,
                 };
                 prefix.parse::<u8>().is_ok_and(|prefix| prefix <= bits)
