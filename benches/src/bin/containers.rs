@@ -4,6 +4,7 @@
 //! Each runs `true` of the same busybox image without a network and removes it again; the image is
 //! there. They take turns, so that a slow moment of the machine touches all.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -38,6 +39,7 @@ async fn main() {
         println!("skipped: needs {program}");
         return;
     }
+    without_hybrid_groups();
     let dir = tempfile::tempdir().expect("a directory");
     let registry = Registry::start(dir.path()).expect("a registry");
     let image = busybox(dir.path(), "busybox", &[]).expect("an image");
@@ -56,6 +58,22 @@ async fn main() {
         }
     }
     report(&contestants);
+}
+
+/// Starts this program again where only the first version of control groups is mounted, if both
+/// are: crun refuses to work there, and all are to have the same.
+fn without_hybrid_groups() {
+    const SECOND: &str = "/sys/fs/cgroup/unified";
+    let mounts = std::fs::read_to_string("/proc/self/mounts").expect("the mounts");
+    if !mounts.contains(&format!(" {SECOND} ")) {
+        return;
+    }
+    let script = format!("umount --lazy {SECOND} && exec \"$0\" \"$@\"");
+    let failed = Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .args(std::env::args_os())
+        .exec();
+    panic!("unshare: {failed}");
 }
 
 /// Something that runs a container from its start to its removal.
@@ -144,8 +162,12 @@ fn words(line: &str) -> How {
 
 async fn contestants(dir: &Path, registry: &str, image: &str) -> Vec<Contestant> {
     let mut all = vec![contestant("weft, no engine", direct(dir, image), None)];
+    let bundle = bundle(dir);
     if is_installed("crun") {
-        all.push(contestant("crun run", bare_crun(dir), None));
+        all.push(contestant("crun run", bare(dir, &bundle, "crun"), None));
+    }
+    if is_installed("runc") {
+        all.push(contestant("runc run", bare(dir, &bundle, "runc"), None));
     }
     if is_installed("dockerd") {
         let socket = dir.join("docker.sock");
@@ -191,19 +213,27 @@ fn direct(dir: &Path, image: &str) -> How {
 }
 
 /// A bundle with the least that works, so that only the runtime itself is measured.
-fn bare_crun(dir: &Path) -> How {
+fn bundle(dir: &Path) -> PathBuf {
     let bundle = dir.join("bundle");
     root_file_system(&bundle.join("rootfs")).expect("a root file system");
-    output(Command::new("crun").arg("spec").current_dir(&bundle)).expect("a specification");
-    let file = bundle.join("config.json");
-    let text = std::fs::read_to_string(&file).expect("a specification");
-    let text = text
-        .replace("\"terminal\": true", "\"terminal\": false")
-        .replace("\"sh\"", "\"true\"");
-    std::fs::write(&file, text).expect("a specification");
+    let runtime = if is_installed("runc") { "runc" } else { "crun" };
+    if is_installed(runtime) {
+        output(Command::new(runtime).arg("spec").current_dir(&bundle)).expect("a specification");
+        let file = bundle.join("config.json");
+        let text = std::fs::read_to_string(&file).expect("a specification");
+        let text = text
+            .replace("\"terminal\": true", "\"terminal\": false")
+            .replace("\"sh\"", "\"true\"");
+        std::fs::write(&file, text).expect("a specification");
+    }
+    bundle
+}
+
+/// Runs a bundle by a runtime alone.
+fn bare(dir: &Path, bundle: &Path, runtime: &str) -> How {
     words(&format!(
-        "crun --root {} run --bundle {} weft-bench-{}",
-        dir.join("crun").display(),
+        "{runtime} --root {} run --bundle {} weft-bench-{}",
+        dir.join("runtime").display(),
         bundle.display(),
         std::process::id()
     ))
@@ -239,10 +269,9 @@ fn podman(dir: &Path, registry: &str, image: &str) -> How {
     let registries = dir.join("registries.conf");
     let text = format!("[[registry]]\nlocation = \"{registry}\"\ninsecure = true\n");
     std::fs::write(&registries, text).expect("a file");
-    // crun refuses to work where both versions of control groups are mounted.
     words(&format!(
         "env CONTAINERS_REGISTRIES_CONF={} podman --root {} --runroot {} --tmpdir {} \
-         --cgroup-manager cgroupfs --events-backend file --runtime runc run --rm --network none \
+         --cgroup-manager cgroupfs --events-backend file run --ulimit nofile=1024:1024 --ulimit nproc=1024:1024 --rm --network none \
          --entrypoint /bin/true {image}",
         registries.display(),
         dir.join("podman").display(),
