@@ -25,7 +25,8 @@ struct Reading {
     requests: u64,
 }
 
-/// Measures for as long as the agent runs.
+/// Measures for as long as the agent runs. A unit that was read once has no load yet: none at all
+/// is not the same as an idle one, of which there would be too many.
 pub(super) async fn measure(shared: Arc<Shared>) {
     let mut last: HashMap<UnitId, Reading> = HashMap::new();
     let mut ticks = tokio::time::interval(INTERVAL);
@@ -43,8 +44,10 @@ pub(super) async fn measure(shared: Arc<Shared>) {
         // Those that do not answer in this round are left out of it.
         let round = async {
             while let Some(reading) = readings.next().await {
-                if let Some((unit, now)) = reading {
-                    loads.push(load(unit, now, last.insert(unit, now)));
+                if let Some((unit, now)) = reading
+                    && let Some(before) = last.insert(unit, now)
+                {
+                    loads.push(load(unit, now, before));
                 }
             }
         };
@@ -73,23 +76,21 @@ async fn read(
 }
 
 /// The load since the last reading; a counter that went back began anew with another instance.
-fn load(unit: UnitId, now: Reading, last: Option<Reading>) -> v1::UnitLoad {
-    let span_us = last.map_or(0, |last| now.at.duration_since(last.at).as_micros());
+fn load(unit: UnitId, now: Reading, last: Reading) -> v1::UnitLoad {
+    let span_us = now.at.duration_since(last.at).as_micros();
     let per = |now: u64, last: u64, scale: u128| {
         let grown = u128::from(now.checked_sub(last).unwrap_or(now));
         let rate = (grown * scale).checked_div(span_us).unwrap_or(0);
         u64::try_from(rate).unwrap_or(u64::MAX)
     };
-    let (last_cpu_us, last_requests) =
-        last.map_or((0, 0), |last| (last.usage.cpu_us, last.requests));
     v1::UnitLoad {
         unit: unit.to_string(),
-        cpu_millicores: per(now.usage.cpu_us, last_cpu_us, 1_000),
+        cpu_millicores: per(now.usage.cpu_us, last.usage.cpu_us, 1_000),
         memory_bytes: now.usage.memory_bytes,
         disk_bytes: now.usage.disk_bytes,
         rx_bytes: now.usage.rx_bytes,
         tx_bytes: now.usage.tx_bytes,
-        requests_per_1000s: per(now.requests, last_requests, 1_000_000_000),
+        requests_per_1000s: per(now.requests, last.requests, 1_000_000_000),
     }
 }
 
@@ -114,11 +115,10 @@ mod tests {
             requests,
         };
         let first = reading(0, 9_000_000, 100);
-        assert_eq!(load(unit, first, None).cpu_millicores, 0);
-        let second = load(unit, reading(5, 11_500_000, 110), Some(first));
+        let second = load(unit, reading(5, 11_500_000, 110), first);
         assert_eq!(second.cpu_millicores, 500);
         assert_eq!(second.requests_per_1000s, 2_000);
-        let anew = load(unit, reading(5, 1_000_000, 0), Some(first));
+        let anew = load(unit, reading(5, 1_000_000, 0), first);
         assert_eq!(anew.cpu_millicores, 200);
     }
 }

@@ -71,8 +71,20 @@ pub struct Rollout {
     /// When the autoscaler last changed that.
     #[serde(default)]
     pub scaled_ms: u64,
+    /// While fewer replicas would do: since when, and how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub easing: Option<Easing>,
     /// The number of the next unit.
     pub next_unit: u32,
+}
+
+/// A load that fewer replicas could carry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Easing {
+    /// Since when without a break, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// The most replicas that were asked for meanwhile.
+    pub most: u32,
 }
 
 /// A revision that worked.
@@ -275,6 +287,7 @@ impl Rollout {
             good: None,
             scaled: None,
             scaled_ms: 0,
+            easing: None,
             next_unit: 1,
         }
     }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use weft_types::{Replicas, Scaling};
 
-use crate::service::need::resources_of;
-use crate::service::record::RolloutState;
+use crate::service::record::{Easing, RolloutState};
 
 use super::draft::{Draft, Unit};
 
@@ -67,12 +66,12 @@ impl Draft<'_> {
     /// Follows the load.
     pub(super) fn scale(&mut self) {
         self.wanted = self.base_wanted();
-        let Some(scaling) = &self.spec().scaling else {
+        let is_followed = self.view.workload.scale.is_none() && self.wanted > 0;
+        let scaling = self.spec().scaling.as_ref().filter(|_| is_followed);
+        let Some(scaling) = scaling else {
+            self.rollout.easing = None;
             return;
         };
-        if self.view.workload.scale.is_some() || self.wanted == 0 {
-            return;
-        }
         self.wake_at(self.now.now_ms.saturating_add(LOOK_MS));
         let current: Vec<Unit<'_>> = self
             .units
@@ -84,37 +83,58 @@ impl Draft<'_> {
         let is_settled = matches!(self.rollout.state, RolloutState::Complete { .. });
         let all_known =
             current.len() >= self.wanted as usize && current.iter().all(|unit| unit.load.is_some());
-        let wanted = self.wanted;
-        let next = match asked {
-            Some(count) if count > wanted => count.min(
-                wanted
-                    .saturating_mul(2)
-                    .max(wanted.saturating_add(MIN_STEP)),
-            ),
-            Some(count) if count < wanted && all_known && is_settled => count.max(1),
-            _ => return,
-        };
-        let next = self.bounded(next);
-        if next != wanted && self.has_cooled_down(scaling, next > wanted) {
+        match asked {
+            Some(count) if count < self.wanted && all_known && is_settled => {
+                self.ease(scaling, count);
+            }
+            Some(count) if count > self.wanted => {
+                self.rollout.easing = None;
+                self.grow(scaling, count);
+            }
+            _ => self.rollout.easing = None,
+        }
+    }
+
+    /// More are asked for: so many more at once, for what is measured while they start says little.
+    fn grow(&mut self, scaling: &Scaling, asked: u32) {
+        let step = self.wanted.max(MIN_STEP);
+        let next = self.bounded(asked.min(self.wanted.saturating_add(step)));
+        if next > self.wanted && self.has_passed(self.last_change_ms(), scaling.up_cooldown) {
             self.set_scaled(next);
         }
     }
 
-    fn has_cooled_down(&self, scaling: &Scaling, is_up: bool) -> bool {
+    /// Fewer would do: they go when that has been so for the whole cooldown, and no fewer stay
+    /// than were needed in it. A pause of the load takes nothing away.
+    fn ease(&mut self, scaling: &Scaling, asked: u32) {
+        let since_ms = self.rollout.easing.map(|easing| self.past(easing.since_ms));
+        let most = self.rollout.easing.map_or(0, |easing| easing.most);
+        let easing = Easing {
+            since_ms: since_ms.unwrap_or(self.now.now_ms),
+            most: most.max(asked).max(1),
+        };
+        self.rollout.easing = Some(easing);
+        let next = self.bounded(easing.most);
+        let since_ms = self.last_change_ms().max(easing.since_ms);
+        if next < self.wanted && self.has_passed(since_ms, scaling.down_cooldown) {
+            self.rollout.easing = None;
+            self.set_scaled(next);
+        }
+    }
+
+    /// When the number of replicas, what they are or who decides about them changed last.
+    fn last_change_ms(&self) -> u64 {
         let since_ms = match self.rollout.state {
             RolloutState::Progressing { since_ms, .. } => since_ms,
             RolloutState::Complete { at_ms } | RolloutState::Failed { at_ms, .. } => at_ms,
         };
-        let last_ms = self
-            .past(self.rollout.scaled_ms)
+        self.past(self.rollout.scaled_ms)
             .max(self.past(since_ms))
-            .max(self.now.leading_since_ms);
-        let wait_ms = millis(if is_up {
-            scaling.up_cooldown
-        } else {
-            scaling.down_cooldown
-        });
-        last_ms.saturating_add(wait_ms) <= self.now.now_ms
+            .max(self.now.leading_since_ms)
+    }
+
+    fn has_passed(&self, since_ms: u64, wait: Duration) -> bool {
+        since_ms.saturating_add(millis(wait)) <= self.now.now_ms
     }
 
     fn set_scaled(&mut self, next: u32) {
@@ -127,7 +147,7 @@ impl Draft<'_> {
 
     /// As many replicas as the most demanding figure asks for; none when nothing is known.
     fn asked_for(&self, scaling: &Scaling, current: &[Unit<'_>]) -> Option<u32> {
-        let reserved = resources_of(self.goal().spec);
+        let reserved = self.goal().spec.demand();
         let loads: Vec<_> = current.iter().filter_map(|unit| unit.load).collect();
         if loads.is_empty() {
             return None;

@@ -57,9 +57,51 @@ fn idle_replicas_go_down_to_the_minimum_after_the_longer_cooldown() {
     assert_eq!(wanted(&mut bench), 4);
     bench.obey();
     load(&mut bench, 0);
+    assert_eq!(wanted(&mut bench), 4);
     bench.pass(299_999);
     assert_eq!(wanted(&mut bench), 4);
     bench.pass(1);
+    assert_eq!(wanted(&mut bench), 1);
+}
+
+#[test]
+fn a_pause_of_the_load_takes_no_replicas_away() {
+    let mut bench = scaled();
+    load(&mut bench, 900);
+    assert_eq!(wanted(&mut bench), 4);
+    bench.obey();
+    bench.pass(600_000);
+    for _ in 0..3 {
+        load(&mut bench, 0);
+        assert_eq!(wanted(&mut bench), 4, "it has only just become quiet");
+        bench.pass(250_000);
+        assert_eq!(wanted(&mut bench), 4);
+        load(&mut bench, 500);
+        assert_eq!(wanted(&mut bench), 4);
+        bench.pass(100_000);
+    }
+}
+
+#[test]
+fn as_many_stay_as_were_needed_within_the_cooldown() {
+    let mut bench = scaled();
+    load(&mut bench, 900);
+    assert_eq!(wanted(&mut bench), 4);
+    bench.obey();
+    load(&mut bench, 0);
+    assert_eq!(wanted(&mut bench), 4);
+    bench.pass(100_000);
+    load(&mut bench, 350);
+    assert_eq!(wanted(&mut bench), 4);
+    bench.pass(100_000);
+    load(&mut bench, 0);
+    assert_eq!(wanted(&mut bench), 4);
+    bench.pass(100_000);
+    assert_eq!(wanted(&mut bench), 3);
+    bench.obey();
+    load(&mut bench, 0);
+    assert_eq!(wanted(&mut bench), 3);
+    bench.pass(300_000);
     assert_eq!(wanted(&mut bench), 1);
 }
 
