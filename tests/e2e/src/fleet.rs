@@ -23,6 +23,8 @@ pub struct Fleet {
     /// Where images come from.
     pub registry: Registry,
     mirrors: Vec<Child>,
+    /// The arguments of each agent.
+    args: Vec<Vec<String>>,
     /// The namespaces: the server's is host 0, that of agent `n1` is host 1.
     pub hosts: Namespaces,
 }
@@ -54,6 +56,14 @@ impl Fleet {
     /// # Panics
     /// When something does not start in time.
     pub fn up() -> Option<Self> {
+        Self::with(|_| Vec::new())
+    }
+
+    /// The same, with further arguments for the agent of each number.
+    ///
+    /// # Panics
+    /// When something does not start in time.
+    pub fn with(args: impl Fn(usize) -> Vec<String>) -> Option<Self> {
         if !can_make_namespaces() {
             return None;
         }
@@ -75,10 +85,15 @@ impl Fleet {
         let mirrors = (1..=AGENTS)
             .map(|number| mirror(&hosts.host(number), &registry.config()))
             .collect();
+        let engine = || vec!["--engine".to_owned(), "oci".to_owned()];
+        let args: Vec<Vec<String>> = (1..=AGENTS)
+            .map(|number| [engine(), args(number)].concat())
+            .collect();
         let agents = (1..=AGENTS)
             .map(|number| {
                 let id = format!("n{number}");
-                cluster.agent(&id, Some(&hosts.host(number)), &["--engine", "oci"])
+                let args: Vec<&str> = args[number - 1].iter().map(String::as_str).collect();
+                cluster.agent(&id, Some(&hosts.host(number)), &args)
             })
             .collect();
         Some(Self {
@@ -86,6 +101,7 @@ impl Fleet {
             agents,
             registry,
             mirrors,
+            args,
             hosts,
         })
     }
@@ -94,8 +110,8 @@ impl Fleet {
     pub fn restart_agent(&mut self, number: usize) {
         let id = format!("n{number}");
         let host = self.hosts.host(number);
-        self.agents[number - 1] =
-            AgentProcess::start(&self.cluster, &id, None, Some(&host), &["--engine", "oci"]);
+        let args: Vec<&str> = self.args[number - 1].iter().map(String::as_str).collect();
+        self.agents[number - 1] = AgentProcess::start(&self.cluster, &id, None, Some(&host), &args);
     }
 
     /// Builds an image and puts it under `NAME:TAG`.
