@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
         "weft-pki",
         "weft-proto",
         "weft-discovery",
+        "weft-fetch",
         "weft-sandbox",
         "weft-runtime",
         "weft-api",

@@ -1,7 +1,6 @@
 //! Files that machines boot from: fetched once, verified, kept under their hash, and let go of by
 //! age and pressure. The time of the last use is the file's time of change.
 
-mod address;
 mod fetch;
 
 use std::collections::HashMap;
@@ -13,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
+use weft_fetch::Fetch;
 use weft_types::{Reason, VmImage};
 use weft_unit::{CleanPolicy, Cleaned, Error, Progress, Step};
 
@@ -30,7 +30,7 @@ const STALE: Duration = Duration::from_secs(3_600);
 pub(crate) struct Images {
     dir: PathBuf,
     nodes: PathBuf,
-    fetch: fetch::Fetch,
+    fetch: Fetch,
     artifacts: Option<Arc<dyn ArtifactSource>>,
     /// One fetch of each image at a time.
     fetching: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -52,7 +52,7 @@ impl Images {
         Ok(Self {
             dir: options.data_dir.join("images"),
             nodes: options.data_dir.join("nodes"),
-            fetch: fetch::Fetch::new(options)?,
+            fetch: fetch::images(options),
             artifacts: options.artifacts.clone(),
             fetching: Mutex::default(),
             cleaning: RwLock::new(()),
@@ -102,9 +102,7 @@ impl Images {
         let partial = Partial(self.dir.join(format!("{PARTIAL}{}", hex::encode(random))));
         match (&image.url, &image.sha256, image.blob) {
             (Some(url), Some(sha256), _) => {
-                self.fetch
-                    .to_file(url, sha256, &partial.0, progress)
-                    .await?;
+                fetch::to_file(&self.fetch, url, sha256, &partial.0, progress).await?;
             }
             (_, _, Some(blob)) => {
                 let source = self.artifacts.as_ref().ok_or_else(|| {

@@ -1,8 +1,10 @@
-//! Which addresses images may be fetched from. Names are checked after they were resolved, and the
-//! connection is made to the address that was checked.
+//! Which addresses may be asked. Names are checked after they were resolved, and the connection is
+//! made to the address that was checked.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 /// Metadata services of clouds that are not link-local: Alibaba, Oracle, Azure, AWS.
@@ -50,33 +52,54 @@ fn is_never_allowed(address: IpAddr) -> bool {
     special || address.is_multicast() || METADATA.contains(&address)
 }
 
-/// Whether an image may come from an address.
-pub(super) fn is_allowed(address: IpAddr, allow_private: bool) -> bool {
-    let address = reached(address);
-    !is_never_allowed(address) && (allow_private || !is_private(address))
+/// The addresses that may be asked: those of the public internet, and private ones (loopback, those
+/// of local networks) that somebody has opened. Addresses of the local link and those under which
+/// clouds keep a machine's credentials are never among them.
+#[derive(Clone, Debug, Default)]
+pub struct Allowed {
+    private: Arc<[IpNet]>,
 }
 
-/// Why an address is refused, for people.
-pub(super) fn refusal(host: &str) -> String {
-    format!("{host} has an address that images may not be fetched from")
+impl Allowed {
+    /// Public addresses and these networks.
+    pub fn also(private: impl IntoIterator<Item = IpNet>) -> Self {
+        Self {
+            private: private.into_iter().collect(),
+        }
+    }
+
+    /// Public addresses and every private one.
+    pub fn any_private() -> Self {
+        Self::also([IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())])
+    }
+
+    /// Whether an address is one of them.
+    pub fn allows(&self, address: IpAddr) -> bool {
+        let address = reached(address);
+        let is_open = || self.private.iter().any(|net| net.contains(&address));
+        !is_never_allowed(address) && (!is_private(address) || is_open())
+    }
 }
 
-/// Resolves names by the system and leaves out what is not allowed.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Checked {
-    pub(super) allow_private: bool,
-}
+/// A host with an address that may not be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} has an address that this node may not fetch from")]
+pub(crate) struct Forbidden(pub(crate) String);
+
+/// Resolves names by the system and refuses those with an address that is not allowed.
+#[derive(Clone, Debug)]
+pub(crate) struct Checked(pub(crate) Allowed);
 
 impl Resolve for Checked {
     fn resolve(&self, name: Name) -> Resolving {
-        let allow_private = self.allow_private;
+        let allowed = self.0.clone();
         Box::pin(async move {
             let host = name.as_str().to_owned();
             let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
             let all: Vec<SocketAddr> = found.collect();
             // One bad address among good ones is an attempt to be counted as good.
-            if all.iter().any(|at| !is_allowed(at.ip(), allow_private)) {
-                return Err(refusal(&host).into());
+            if all.iter().any(|at| !allowed.allows(at.ip())) {
+                return Err(Forbidden(host).into());
             }
             Ok(Box::new(all.into_iter()) as Addrs)
         })
@@ -108,7 +131,10 @@ mod tests {
             "ff02::1",
             "255.255.255.255",
         ] {
-            assert!(!is_allowed(bad.parse().unwrap(), true), "{bad}");
+            assert!(
+                !Allowed::any_private().allows(bad.parse().unwrap()),
+                "{bad}"
+            );
         }
     }
 
@@ -125,11 +151,23 @@ mod tests {
             "::ffff:10.0.0.1",
         ] {
             let address = private.parse().unwrap();
-            assert!(is_allowed(address, true), "{private}");
-            assert!(!is_allowed(address, false), "{private}");
+            assert!(Allowed::any_private().allows(address), "{private}");
+            assert!(!Allowed::default().allows(address), "{private}");
         }
         for public in ["192.0.2.1", "2001:db8::1", "8.8.8.8"] {
-            assert!(is_allowed(public.parse().unwrap(), false), "{public}");
+            assert!(
+                Allowed::default().allows(public.parse().unwrap()),
+                "{public}"
+            );
         }
+    }
+
+    #[test]
+    fn a_network_is_opened_alone() {
+        let some = Allowed::also(["10.1.0.0/16".parse().unwrap()]);
+        assert!(some.allows("10.1.2.3".parse().unwrap()));
+        assert!(some.allows("::ffff:10.1.2.3".parse().unwrap()));
+        assert!(!some.allows("10.2.0.1".parse().unwrap()));
+        assert!(!some.allows("127.0.0.1".parse().unwrap()));
     }
 }
