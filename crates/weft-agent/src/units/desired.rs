@@ -84,9 +84,9 @@ impl Desired {
         self.assignment.as_ref().is_some_and(|it| it.spec.exclusive)
     }
 
-    pub(super) fn resources(&self) -> Resources {
+    pub(super) fn demand(&self) -> Resources {
         match &self.assignment {
-            Some(assignment) => assignment.spec.resources(),
+            Some(assignment) => assignment.spec.demand(),
             None => Resources {
                 cpu: weft_types::Millicores(0),
                 memory: weft_types::Bytes(0),
@@ -132,7 +132,7 @@ impl Desired {
                     spec.runtime
                 ))
             })?,
-            resources: spec.resources(),
+            resources: spec.demand(),
             secrets: self.secrets.as_deref().cloned().unwrap_or_default(),
         })
     }

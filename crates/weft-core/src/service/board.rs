@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use weft_placement::{Candidate, ClosedReason, Explanation, Free, NearestChange};
 use weft_types::{NodeId, Reason, Resources, UnitId, WorkloadId};
 
-use super::need::resources_of;
 use super::record::{Assignment, Intent};
 use super::vocabulary::{Action, Plan};
 
@@ -215,7 +214,7 @@ impl Board {
         let keeps_place = assignment.intent == Intent::Stop && assignment.keep_volumes;
         let unit = BoundUnit {
             node: assignment.node.clone(),
-            resources: resources_of(&assignment.spec),
+            resources: assignment.spec.demand(),
             priority: assignment.spec.priority,
             intent: assignment.intent,
             gone,

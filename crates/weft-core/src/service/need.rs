@@ -1,10 +1,7 @@
 //! What a unit needs of a node.
 
 use weft_placement::Request;
-use weft_types::{
-    AccessMode, Bytes, Millicores, NodeId, Resources, RuntimeKind, UnitId, VolumeClass, Workload,
-    WorkloadId,
-};
+use weft_types::{AccessMode, NodeId, RuntimeKind, UnitId, VolumeClass, Workload, WorkloadId};
 
 /// How long a service is taken to run when its price is weighed: an hour.
 const EXPECTED_RUN_MS: u32 = 3_600_000;
@@ -46,19 +43,6 @@ impl UnitRequest {
     }
 }
 
-/// What a unit of this specification reserves. A machine has the memory that it is given, whatever
-/// `resources` says; without `resources` it has a core for each virtual processor as well.
-pub(super) fn resources_of(spec: &Workload) -> Resources {
-    let mut resources = spec.resources();
-    if let Some(vm) = &spec.vm {
-        resources.memory = Bytes(resources.memory.0.max(vm.memory.unwrap_or_default().0));
-        if let (None, Some(vcpus)) = (&spec.resources, vm.vcpus) {
-            resources.cpu = Millicores(u64::from(vcpus) * 1_000);
-        }
-    }
-    resources
-}
-
 fn request_of(spec: &Workload) -> Request {
     let mut placement = spec.placement.clone();
     for capability in implied_capabilities(spec) {
@@ -67,7 +51,7 @@ fn request_of(spec: &Workload) -> Request {
         }
     }
     Request {
-        resources: resources_of(spec),
+        resources: spec.demand(),
         runtime: spec.runtime,
         placement,
         expected_run_ms: EXPECTED_RUN_MS,
@@ -116,7 +100,7 @@ pub fn is_stop_first(spec: &Workload) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_types::{ContainerSpec, VmSpec};
+    use weft_types::{Bytes, ContainerSpec, Millicores, VmSpec};
 
     #[test]
     fn a_machine_reserves_its_memory_and_requires_its_pools() -> Result<(), serde_json::Error> {

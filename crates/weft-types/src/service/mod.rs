@@ -3,6 +3,7 @@
 mod check;
 mod compose;
 mod container;
+mod demand;
 mod short;
 #[cfg(test)]
 mod tests;
