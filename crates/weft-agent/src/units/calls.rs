@@ -124,7 +124,7 @@ impl Calls {
         if self.room.lock().is_some() {
             return Ok(());
         }
-        let need = self.wanted.borrow().resources();
+        let need = self.wanted.borrow().demand();
         let Some(claim) = self.shared.executor.claim(&need) else {
             let detail = "it needs more than this node offers in all";
             return Err(Failure::new(

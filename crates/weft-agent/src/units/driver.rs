@@ -272,7 +272,7 @@ impl Life {
         if !self.machine.keeps_room() {
             *room = None;
         } else if self.machine.uses_room() && room.is_none() {
-            let need = self.wanted.borrow().resources();
+            let need = self.wanted.borrow().demand();
             *room = Some(self.shared.executor.claim_anyway(&need));
         }
     }
