@@ -140,6 +140,13 @@ pub(crate) struct Use {
     pub(crate) ever: u64,
 }
 
+impl Use {
+    /// Whether little enough is needed to copy it.
+    pub(crate) fn is_mostly_dead(self) -> bool {
+        self.live * 4 <= self.ever
+    }
+}
+
 /// All jobs.
 #[derive(Default, Debug)]
 pub(crate) struct Index {
@@ -292,6 +299,11 @@ impl Index {
             index.segments.remove(&segment);
         }
         self.uses.remove(&segment);
+    }
+
+    /// How many jobs a segment has.
+    pub(crate) fn used(&self, segment: SegmentNo) -> Use {
+        self.uses.get(&segment).copied().unwrap_or_default()
     }
 
     /// Jobs that have records in a segment.

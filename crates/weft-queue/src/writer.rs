@@ -1,5 +1,6 @@
 //! The thread that writes: everything that waits, in one write and one sync.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ use crate::recovery::End;
 use crate::segment::{self, START, SegmentNo};
 
 type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+/// How many segments must be mostly forgotten before others are copied for their sake.
+const MIN_DEAD_SEGMENTS: usize = 2;
 
 /// Frames that wait to be written together.
 pub(crate) struct Waiting {
@@ -73,6 +77,10 @@ impl Queue {
         self.wake.notify_one();
     }
 
+    fn is_empty(&self) -> bool {
+        self.state.lock().waiting.is_empty()
+    }
+
     /// Everything that waits; `None` when the journal is closed and nothing does.
     fn take(&self) -> Option<Vec<Waiting>> {
         let mut state = self.state.lock();
@@ -98,6 +106,10 @@ pub(crate) struct Writer {
     queue: Arc<Queue>,
     on_sync: Option<SyncObserver>,
     segment: SegmentNo,
+    /// All segments before that one, the oldest first.
+    older: VecDeque<SegmentNo>,
+    /// The log is cleaned until no more than half of it is wasted.
+    is_sweeping: bool,
     file: Option<File>,
     /// Up to here everything is synced.
     offset: u32,
@@ -112,6 +124,8 @@ impl Writer {
         reader: Arc<Reader>,
         queue: Arc<Queue>,
     ) -> Result<Self, Error> {
+        let mut older = VecDeque::from(segment::list(dir)?);
+        older.retain(|segment| Some(*segment) != end.segment);
         let mut writer = Self {
             dir: dir.to_path_buf(),
             segment_bytes: options.segment_bytes.max(START * 2),
@@ -120,6 +134,8 @@ impl Writer {
             queue,
             on_sync: options.on_sync.clone(),
             segment: end.segment.unwrap_or(SegmentNo(0)),
+            older,
+            is_sweeping: true,
             file: None,
             offset: end.offset,
         };
@@ -152,7 +168,11 @@ impl Writer {
         self.file = None;
         let next = SegmentNo(self.segment.0 + 1);
         self.file = Some(segment::create(&self.dir, next, self.segment_bytes.into())?);
+        if self.segment > SegmentNo(0) {
+            self.older.push_back(self.segment);
+        }
         (self.segment, self.offset) = (next, START);
+        self.is_sweeping = true;
         Ok(())
     }
 
@@ -173,7 +193,8 @@ impl Writer {
                 dones.push(done);
             }
             self.commit(group, dones);
-            self.clean();
+            // Nobody waits for more than one segment to be cleaned.
+            while self.clean() && self.queue.is_empty() {}
         }
     }
 
@@ -239,39 +260,43 @@ impl Writer {
         }
     }
 
-    /// Removes the oldest segments when nothing in them is needed; copies what is needed out of
-    /// one that is mostly forgotten. Always the oldest: a record that a job was removed must not go
-    /// before what it removes.
-    fn clean(&mut self) {
-        loop {
-            let oldest = match segment::list(&self.dir) {
-                Ok(segments) => segments.first().copied(),
-                Err(_) => None,
-            };
-            let Some(oldest) = oldest.filter(|oldest| *oldest < self.segment) else {
-                return;
-            };
-            let used = self
-                .index
-                .read()
-                .uses
-                .get(&oldest)
-                .copied()
-                .unwrap_or_default();
-            if used.live * 4 > used.ever {
-                return;
-            }
-            if used.live > 0
-                && let Err(error) = self.copy_out(oldest)
-            {
-                return tracing::error!(%error, "the journal could not be compacted");
-            }
-            self.index.write().moved_out_of(oldest);
-            self.reader.forget(oldest);
-            if let Err(error) = std::fs::remove_file(oldest.path(&self.dir)) {
-                return tracing::error!(%error, segment = oldest.0, "a segment could not be removed");
-            }
+    /// Removes the oldest segment, and says whether it did, when most of it is forgotten or most of
+    /// the log is; what is needed of it is copied to the end before. Always the oldest: a record that
+    /// a job was removed must not go before what it removes.
+    fn clean(&mut self) -> bool {
+        let Some(&oldest) = self.older.front() else {
+            return false;
+        };
+        let used = self.index.read().used(oldest);
+        if !used.is_mostly_dead() && !self.sweeps() {
+            return false;
         }
+        if used.live > 0
+            && let Err(error) = self.copy_out(oldest)
+        {
+            tracing::error!(%error, "the journal could not be compacted");
+            return false;
+        }
+        self.index.write().moved_out_of(oldest);
+        self.reader.forget(oldest);
+        self.older.pop_front();
+        if let Err(error) = std::fs::remove_file(oldest.path(&self.dir)) {
+            tracing::error!(%error, segment = oldest.0, "a segment could not be removed");
+        }
+        true
+    }
+
+    /// Whether so much of the log is forgotten that even what is needed of its oldest segments is
+    /// worth copying: one job that lives long must not keep everything that came after it. Looked at
+    /// when the log grows.
+    fn sweeps(&mut self) -> bool {
+        if self.is_sweeping {
+            let index = self.index.read();
+            let is_dead = |segment: &&SegmentNo| index.used(**segment).is_mostly_dead();
+            let dead = self.older.iter().filter(is_dead).count();
+            self.is_sweeping = dead >= MIN_DEAD_SEGMENTS && dead * 2 > self.older.len();
+        }
+        self.is_sweeping
     }
 
     /// Appends anew what live jobs have in a segment.

@@ -399,6 +399,31 @@ proptest! {
 }
 
 #[test]
+fn jobs_that_live_long_do_not_keep_what_came_after_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options {
+        segment_bytes: 4_096,
+        ..Options::default()
+    };
+    let payload: &'static str = "x".repeat(500).leak();
+    let (journal, _) = open_with(dir.path(), options());
+    for long in 1..=6 {
+        append(&journal, &[job(long, &[payload])]).unwrap();
+    }
+    let mut most = 0;
+    for short in 100..400 {
+        append(&journal, &[job(short, &[payload])]).unwrap();
+        append(&journal, &[Record::Removed { job: JobKey(short) }]).unwrap();
+        most = most.max(crate::segment::list(dir.path()).unwrap().len());
+    }
+    assert!(most <= 8, "{most} segments for six jobs");
+    drop(journal);
+    let (_, recovery) = open_with(dir.path(), options());
+    let jobs: Vec<_> = recovery.jobs.iter().map(|job| job.job).collect();
+    assert_eq!(jobs.len(), 6, "{jobs:?}");
+}
+
+#[test]
 fn a_million_tasks_are_recovered() {
     let dir = tempfile::tempdir().expect("a directory");
     let (journal, _) = open(dir.path());
