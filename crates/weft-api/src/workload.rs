@@ -50,6 +50,9 @@ pub struct WorkloadView {
     /// What is wanted; only when one service is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spec: Option<Workload>,
+    /// Addresses of its units that have one of their own; of many the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
     /// Its units.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub units: Vec<UnitView>,

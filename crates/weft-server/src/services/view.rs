@@ -12,6 +12,9 @@ use super::cache::Service;
 use crate::outcome::why;
 use crate::state::Server;
 
+/// The most addresses that are told with a service.
+const MAX_ADDRESSES: usize = 16;
+
 /// How much of a service is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Detail {
@@ -58,12 +61,18 @@ pub fn view(server: &Server, service: &Service, detail: Detail) -> WorkloadView 
         created_at: text(record.created_ms),
         changed_at: text(record.changed_ms),
         spec: (detail == Detail::Full).then(|| record.spec.clone()),
+        addresses: addresses(&units),
         units: if detail == Detail::Full {
             units
         } else {
             Vec::new()
         },
     }
+}
+
+fn addresses(units: &[UnitView]) -> Vec<String> {
+    let all = units.iter().filter_map(|unit| unit.address.clone());
+    all.take(MAX_ADDRESSES).collect()
 }
 
 fn port_text(port: &weft_types::PortSpec) -> String {

@@ -96,15 +96,31 @@ impl Work {
 
     fn row(&self, is_wide: bool) -> Vec<String> {
         match self {
-            Self::Job(job) => row(job, is_wide),
+            Self::Job(job) => {
+                let mut cells = row(job, is_wide);
+                // Jobs have no address of their own.
+                cells.extend(is_wide.then(String::new));
+                cells
+            }
             Self::Service(service) => {
                 let mut cells = service_row(service);
                 if is_wide {
+                    let addresses = service.units.iter().flat_map(|unit| &unit.address);
+                    let addresses: Vec<_> = addresses.map(String::as_str).collect();
                     cells.extend([service.namespace.clone(), String::new(), String::new()]);
+                    cells.push(addresses.join(","));
                 }
                 cells
             }
         }
+    }
+
+    fn columns(is_wide: bool) -> Vec<&'static str> {
+        let mut columns = columns(is_wide);
+        if is_wide {
+            columns.push("ADDRESS");
+        }
+        columns
     }
 }
 
@@ -128,7 +144,8 @@ pub async fn ps(
         .map(|job| Work::Job(Box::new(job)));
     let work: Vec<Work> = services.chain(jobs).collect();
     let is_wide = output.format == Format::Wide;
-    output.list(&work, &columns(is_wide), |work| work.row(is_wide), Work::id)
+    let columns = Work::columns(is_wide);
+    output.list(&work, &columns, |work| work.row(is_wide), Work::id)
 }
 
 /// One service with its units, or one job.

@@ -40,8 +40,8 @@ pub fn show(view: &WorkloadView, output: &Output) -> Result<(), Failed> {
     if !view.units.is_empty() {
         output.line("")?;
         let columns = [
-            "UNIT", "NODE", "REVISION", "STATE", "READY", "RESTARTS", "CPU", "MEMORY", "SINCE",
-            "WHY",
+            "UNIT", "NODE", "ADDRESS", "REVISION", "STATE", "READY", "RESTARTS", "CPU", "MEMORY",
+            "SINCE", "WHY",
         ];
         output.list(&view.units, &columns, unit_row, |unit| unit.id.clone())?;
     }
@@ -80,6 +80,7 @@ fn unit_row(unit: &UnitView) -> Vec<String> {
     vec![
         unit.number.to_string(),
         unit.node.clone(),
+        unit.address.clone().unwrap_or_default(),
         unit.revision.to_string(),
         unit.state.to_string(),
         if unit.ready { "yes" } else { "no" }.to_owned(),
