@@ -3,7 +3,9 @@
 //! | the guest | has booted when | has not when |
 //! | --- | --- | --- |
 //! | has an agent, or is known to print its address | an address was told | none was by the timeout |
-//! | has neither | an address was seen in a lease or by ARP, or it ran to the timeout | it panicked or ended before |
+//! | has neither | an address was seen in a lease or by ARP, or it ran to the timeout | it ended before |
+//!
+//! None has that says why it gets no further: its kernel panicked, nothing to boot from was found.
 
 use std::time::Duration;
 
@@ -20,8 +22,8 @@ pub(crate) struct Facts {
     pub(crate) has_agent: bool,
     /// It is to print `weft-address: …`: its seed or command line says so, or it did before.
     pub(crate) prints_address: bool,
-    /// Its kernel said that it panicked.
-    pub(crate) has_panicked: bool,
+    /// Why it gets no further, as it said.
+    pub(crate) failure: Option<&'static str>,
     /// It shut itself down or its process is gone.
     pub(crate) has_ended: bool,
 }
@@ -39,8 +41,8 @@ pub(crate) enum Verdict {
 
 /// Judges a guest that has not counted as booted before.
 pub(crate) fn judge(facts: &Facts) -> Verdict {
-    if facts.has_panicked {
-        return Verdict::Failed("its kernel panicked".to_owned());
+    if let Some(why) = facts.failure {
+        return Verdict::Failed(why.to_owned());
     }
     if facts.has_address {
         return Verdict::Booted;
@@ -72,7 +74,7 @@ mod tests {
         has_address: false,
         has_agent: false,
         prints_address: false,
-        has_panicked: false,
+        failure: None,
         has_ended: false,
     };
     const OLD: Facts = Facts {
@@ -112,7 +114,7 @@ mod tests {
             ..YOUNG
         }));
         assert!(failed(Facts {
-            has_panicked: true,
+            failure: Some("its kernel panicked"),
             ..YOUNG
         }));
     }

@@ -20,15 +20,30 @@ const NEWER: &str = "console.0";
 const OLDER: &str = "console.1";
 /// What a guest without an agent prints before its address.
 const ADDRESS_MARK: &[u8] = b"weft-address:";
-/// What a Linux kernel prints when it gives up.
-const PANIC_MARK: &[u8] = b"Kernel panic - not syncing";
+/// What is printed when a boot gets no further, and what that means: by Linux, by SeaBIOS, by
+/// initramfs-tools and by systemd.
+const FAILURES: [(&[u8], &str); 4] = [
+    (b"Kernel panic - not syncing", PANICKED),
+    (
+        b"No bootable device",
+        "its firmware found nothing to boot from",
+    ),
+    (
+        b"Gave up waiting for root file system device",
+        "it found no root file system",
+    ),
+    (b"You are in emergency mode", "it stopped in emergency mode"),
+];
+/// What a guest's panic means.
+pub(crate) const PANICKED: &str = "its kernel panicked";
 
 /// What was learned from a piece of output.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Heard {
     /// The last address that was printed.
     pub(crate) address: Option<IpAddr>,
-    pub(crate) has_panicked: bool,
+    /// Why it gets no further.
+    pub(crate) failure: Option<&'static str>,
 }
 
 /// Writes the console of one machine.
@@ -92,7 +107,9 @@ impl Console {
         if let Some(address) = address_in(&line) {
             heard.address = Some(address);
         }
-        heard.has_panicked |= find(&line, PANIC_MARK).is_some();
+        let is_in = |mark: &[u8]| find(&line, mark).is_some();
+        let mut failures = FAILURES.iter().filter(|(mark, _)| is_in(mark));
+        heard.failure = heard.failure.or(failures.next().map(|(_, why)| *why));
         // No two lines at the same time, so that "later than this line" means what it says.
         self.last_ms = now_ms.max(self.last_ms + 1);
         out.extend_from_slice(self.last_ms.to_string().as_bytes());
@@ -226,7 +243,9 @@ mod tests {
         let heard = console.take(b"weft-address: 127.0.0.1\n", 3).unwrap();
         assert_eq!(heard.address, None);
         let heard = console.take(b"[ 1.0] Kernel panic - not syncing: x\n", 4);
-        assert!(heard.unwrap().has_panicked);
+        assert_eq!(heard.unwrap().failure, Some(PANICKED));
+        let heard = console.take(b"No bootable device.\r\n", 5).unwrap();
+        assert!(heard.failure.is_some());
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod console;
 mod disks;
 mod exec;
 mod fail;
+mod filter;
 mod guest;
 mod images;
 mod life;
@@ -34,6 +35,7 @@ mod record;
 mod seed;
 mod shared;
 mod socket;
+mod user;
 mod vms;
 mod watch;
 

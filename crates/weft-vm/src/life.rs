@@ -10,10 +10,11 @@ use weft_types::{Reason, UnitId};
 use weft_unit::{Error, Step, Unit};
 
 use crate::cgroup::{self, Bounds, Hierarchies};
-use crate::machine::{Door, Exit, Link, Machine, Place};
+use crate::machine::{Card, Door, Exit, Link, Machine, Place};
 use crate::prepare::{self, LOCK_PATIENCE};
 use crate::record::{self, Lock, Record, Run};
 use crate::shared::Shared;
+use crate::user::User;
 use crate::{fail, net, watch};
 
 /// How long a killed process may take to be gone.
@@ -100,9 +101,14 @@ async fn launch(
         Error::new(Step::Start, Reason::RuntimeError, detail)
     })?;
     make_taps(unit, machine)?;
+    let is_behind_user = |card: &Card| matches!(card.link, Link::User { .. });
+    if machine.cards.iter().any(is_behind_user) {
+        shared.filter.ensure().await;
+    }
     let place = Place {
         dir,
         entrances: &entrances,
+        user: User::of(unit),
     };
     let noted = Arc::clone(shared);
     let at = dir.to_owned();
@@ -257,10 +263,12 @@ pub(crate) async fn remove(shared: &Arc<Shared>, id: UnitId, keep: bool) -> Resu
         .remove(id, &retained, keep)
         .map_err(|e| failed(&e))?;
     record::remove_dir(&dir).map_err(|e| failed(&e))?;
-    if let Some(node) = dir.parent() {
-        // The node's directory goes with its last unit.
-        let _ = std::fs::remove_dir(node);
-    }
+    // The node's directory goes with its last unit.
+    let is_last = || {
+        dir.parent()
+            .is_some_and(|node| std::fs::remove_dir(node).is_ok())
+    };
+    shared.filter.remove_if(is_last).await;
     shared.changed.notify_one();
     Ok(())
 }

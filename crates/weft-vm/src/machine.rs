@@ -15,6 +15,7 @@ use weft_types::ImageFormat;
 use weft_unit::Error;
 
 use crate::guest::Agent;
+use crate::user::User;
 
 /// A machine, defined down to its files.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -81,6 +82,8 @@ pub(crate) struct Place<'a> {
     pub(crate) dir: &'a Path,
     /// Files into which the process writes `0` to be within its limits.
     pub(crate) entrances: &'a [PathBuf],
+    /// Who the process is; the user of this process when absent.
+    pub(crate) user: Option<User>,
 }
 
 /// How a machine is, as its hypervisor sees it.

@@ -89,7 +89,10 @@ fn ioctl(fd: RawFd, code: libc::c_ulong, request: &mut libc::ifreq) -> io::Resul
 }
 
 /// Opens the tap device of a name, which is made when there is none.
-fn open_tap(name: &str) -> io::Result<File> {
+///
+/// # Errors
+/// What the kernel refused.
+pub(crate) fn open_tap(name: &str) -> io::Result<File> {
     let file = File::options()
         .read(true)
         .write(true)

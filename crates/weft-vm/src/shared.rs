@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use weft_types::UnitId;
 
 use crate::disks::Disks;
+use crate::filter::Filter;
 use crate::images::Images;
 use crate::machine::Hypervisor;
 use crate::options::Options;
@@ -20,6 +21,7 @@ pub(crate) struct Shared {
     pub(crate) hypervisor: Box<dyn Hypervisor>,
     pub(crate) images: Images,
     pub(crate) disks: Disks,
+    pub(crate) filter: Filter,
     /// Told when a machine may have changed.
     pub(crate) changed: Notify,
     pub(crate) watchers: Mutex<HashMap<UnitId, JoinHandle<()>>>,

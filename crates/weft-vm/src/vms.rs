@@ -15,6 +15,7 @@ use weft_unit::{
 
 use crate::cgroup::Hierarchies;
 use crate::disks::Disks;
+use crate::filter::Filter;
 use crate::images::Images;
 use crate::machine::{Control, Door, Link};
 use crate::options::Options;
@@ -62,15 +63,19 @@ impl Vms {
             hypervisor: Box::new(Qemu::new(&options)),
             images: Images::new(&options)?,
             disks: Disks::new(&options),
+            filter: Filter::new(&options.node),
             changed: Notify::new(),
             watchers: Mutex::default(),
             options,
         });
         let vms = Self { shared };
-        for owned in vms.list().await? {
-            if vms.run_of(owned.unit).is_some() {
-                watch::ensure(&vms.shared, owned.unit);
-            }
+        let mut running = vms.list().await?;
+        running.retain(|owned| vms.run_of(owned.unit).is_some());
+        if !running.is_empty() {
+            vms.shared.filter.ensure().await;
+        }
+        for owned in running {
+            watch::ensure(&vms.shared, owned.unit);
         }
         Ok(vms)
     }
@@ -225,6 +230,7 @@ impl UnitRuntime for Vms {
         capabilities.extend(bridges.map(|bridge| format!("bridge:{bridge}")));
         let mut missing = found.missing;
         missing.extend(self.missing());
+        missing.extend(self.shared.filter.missing().await);
         Ok(Probe {
             version: found.version,
             capabilities,

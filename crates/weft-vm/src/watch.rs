@@ -89,7 +89,7 @@ async fn watch(shared: &Arc<Shared>, dir: &Path) -> Result<(), Error> {
         console,
         record,
         run,
-        has_panicked: false,
+        failure: None,
         asked: None,
         looked: Instant::now(),
     };
@@ -117,7 +117,8 @@ struct Watcher {
     console: Console,
     record: Record,
     run: Run,
-    has_panicked: bool,
+    /// Why it gets no further, as it said.
+    failure: Option<&'static str>,
     /// When the address was last asked for.
     asked: Option<Instant>,
     /// When the machine was last looked at.
@@ -156,7 +157,7 @@ impl Watcher {
         let bytes = control.console().await?;
         let heard = self.console.take(&bytes, record::now_ms());
         let heard = heard.map_err(|e| fail::file(Step::Run, "writing", &self.dir, &e))?;
-        self.has_panicked |= heard.has_panicked;
+        self.failure = self.failure.or(heard.failure);
         if let Some(address) = heard.address {
             self.record.prints_address = true;
             self.run.address = Some(address);
@@ -233,7 +234,7 @@ impl Watcher {
             has_address: self.run.address.is_some(),
             has_agent: self.record.has_agent,
             prints_address: self.record.prints_address,
-            has_panicked: self.has_panicked,
+            failure: self.failure,
             has_ended,
         });
         match verdict {
@@ -311,7 +312,9 @@ impl Watcher {
 
     fn ended(&mut self, end: &End, record: &Record, run: &Run) -> Ended {
         let exit = run.exit.clone().unwrap_or_default();
-        self.has_panicked |= matches!(end, End::Over(State::Panicked));
+        if matches!(end, End::Over(State::Panicked)) {
+            self.failure = self.failure.or(Some(console::PANICKED));
+        }
         let was_killed_for_memory = cgroup::was_oom_killed(&record.groups);
         let (reason, detail) = if run.is_stopping {
             (None, "stopped".to_owned())

@@ -158,6 +158,69 @@ async fn guest_that_should_tell_its_address_must_and_another_must_run_steadily()
     assert_eq!(lab.leftovers(), [""; 0]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machine_has_a_user_of_its_own_and_does_not_reach_the_loopback_of_its_node() {
+    let Some(lab) = Lab::new("apart") else {
+        return;
+    };
+    let vms = lab.open().await;
+    let probe = vms.probe().await.unwrap();
+    let needed = "a loopback that machines cannot reach";
+    if let Some(missing) = probe.missing.iter().find(|it| it.what == needed) {
+        eprintln!("skipped: needs {missing}");
+        return;
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let script = format!(
+        "while :; do nc -w 5 10.0.2.2 {port} </dev/null && echo reached || echo kept away; \
+         sleep 1; done"
+    );
+    let unit = unit(fresh_id(), spec(&script, ""));
+    start(&vms, &unit).await.unwrap();
+    until_printed(&vms, unit.id, "kept away").await;
+    let reached = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
+    assert!(reached.is_err(), "a machine has connected");
+
+    let named = format!("guest={}\0", unit.id);
+    let process = std::fs::read_dir("/proc").unwrap().flatten().find(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&named)
+    });
+    let status = process.unwrap().path().join("status");
+    let status = std::fs::read_to_string(status).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name));
+        line.unwrap().split_whitespace().skip(1).collect::<Vec<_>>()
+    };
+    let users: Vec<u32> = field("Uid:").iter().map(|id| id.parse().unwrap()).collect();
+    assert!(users.iter().all(|user| user >> 24 == 0x71), "{users:?}");
+    assert_eq!(field("Groups:"), [""; 0]);
+    assert_eq!(field("CapEff:"), ["0000000000000000"]);
+    assert_eq!(field("Seccomp:"), ["2"]);
+    let hash = ring::digest::digest(&ring::digest::SHA256, lab.node.as_bytes());
+    let table = format!("weft-vm-{}", hex::encode(&hash.as_ref()[..6]));
+    let nft = |arguments: &[&str]| {
+        let output = std::process::Command::new("nft").args(arguments).output();
+        String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
+    };
+    // It was the rule that kept it away, and nothing else.
+    nft(&["delete", "table", "inet", &table]);
+    until_printed(&vms, unit.id, "reached").await;
+    drop(vms);
+    let vms = lab.open().await;
+    assert!(
+        nft(&["list", "tables"]).contains(&table),
+        "the rule is gone"
+    );
+    vms.remove(unit.id, false).await.unwrap();
+    assert_eq!(lab.leftovers(), [""; 0]);
+    assert!(
+        !nft(&["list", "tables"]).contains(&table),
+        "the rule is left"
+    );
+}
+
 fn has_disks() -> Vec<DiskSpec> {
     let disk = |name: &str, retain| DiskSpec {
         name: name.to_owned(),

@@ -1,21 +1,22 @@
-//! The command line of a machine. Paths are in JSON or are arguments of their own: QEMU splits
-//! other values at commas.
+//! The command line of a machine. There are no paths in it: everything is handed over as a
+//! descriptor.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::os::fd::{AsRawFd, RawFd};
 
 use serde_json::{Value, json};
 use weft_types::ImageFormat;
 
 use crate::machine::{Card, Disk, Link, Machine};
 
-use super::{AGENT_SOCKET, CALLS_SOCKET, PIDFILE, TCG_CACHE_MIB, WATCH_SOCKET};
+use super::TCG_CACHE_MIB;
+use super::handles::Handles;
 
 /// What of the console is kept for its reader, in bytes; a power of two.
 pub(super) const CONSOLE_BYTES: u64 = 1 << 20;
 
-/// Arguments of a machine whose sockets lie in the working directory `dir`.
-pub(super) fn arguments(machine: &Machine, dir: &Path, has_kvm: bool) -> Vec<String> {
+/// Arguments of a machine that has these descriptors.
+pub(super) fn arguments(machine: &Machine, handles: &Handles, has_kvm: bool) -> Vec<String> {
     let mut all = Vec::new();
     let mut add = |name: &str, value: String| all.extend([format!("-{name}"), value]);
     add(
@@ -23,7 +24,6 @@ pub(super) fn arguments(machine: &Machine, dir: &Path, has_kvm: bool) -> Vec<Str
         "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned(),
     );
     add("name", format!("guest={}", machine.name));
-    add("pidfile", dir.join(PIDFILE).display().to_string());
     add(
         "machine",
         "pc,usb=off,graphics=off,dump-guest-core=off".to_owned(),
@@ -41,8 +41,8 @@ pub(super) fn arguments(machine: &Machine, dir: &Path, has_kvm: bool) -> Vec<Str
     add("rtc", "base=utc".to_owned());
     // A guest that ends leaves the process, which tells how it ended.
     add("action", "shutdown=pause,panic=pause".to_owned());
-    for (id, socket) in [("watch", WATCH_SOCKET), ("calls", CALLS_SOCKET)] {
-        add("chardev", listening(id, socket));
+    for (id, socket) in [("watch", &handles.watch), ("calls", &handles.calls)] {
+        add("chardev", listening(id, socket.as_raw_fd()));
         add("mon", format!("chardev={id},mode=control"));
     }
     add(
@@ -50,7 +50,7 @@ pub(super) fn arguments(machine: &Machine, dir: &Path, has_kvm: bool) -> Vec<Str
         format!("ringbuf,id=console,size={CONSOLE_BYTES}"),
     );
     add("serial", "chardev:console".to_owned());
-    add("chardev", listening("agent", AGENT_SOCKET));
+    add("chardev", listening("agent", handles.agent.as_raw_fd()));
     add("device", "virtio-serial-pci".to_owned());
     add(
         "device",
@@ -59,21 +59,31 @@ pub(super) fn arguments(machine: &Machine, dir: &Path, has_kvm: bool) -> Vec<Str
     add("device", "pvpanic".to_owned());
     add("device", "virtio-rng-pci".to_owned());
     add("device", "virtio-balloon-pci".to_owned());
-    for (index, disk) in machine.disks.iter().enumerate() {
-        add("blockdev", block(disk, index).to_string());
+    for (index, (disk, (own, base))) in machine.disks.iter().zip(&handles.disks).enumerate() {
+        let base = base.as_ref().map(AsRawFd::as_raw_fd);
+        for number in [Some(own.as_raw_fd()), base].into_iter().flatten() {
+            // A set of one, which has the number of its descriptor.
+            add("add-fd", format!("fd={number},set={number}"));
+        }
+        add(
+            "blockdev",
+            block(disk, own.as_raw_fd(), base, index).to_string(),
+        );
         // A kernel that is booted directly is first itself.
         let boots = index == 0 && machine.kernel.is_none();
         add("device", disk_device(disk, index, boots));
     }
-    for (index, card) in machine.cards.iter().enumerate() {
-        add("netdev", network(card, index));
+    for (index, (card, tap)) in machine.cards.iter().zip(&handles.taps).enumerate() {
+        let tap = tap.as_ref().map(AsRawFd::as_raw_fd);
+        add("netdev", network(card, tap, index));
         let device = format!("virtio-net-pci,netdev=net{index},mac={},romfile=", card.mac);
         add("device", device);
     }
     if let Some(kernel) = &machine.kernel {
-        add("kernel", kernel.image.display().to_string());
-        if let Some(initrd) = &kernel.initrd {
-            add("initrd", initrd.display().to_string());
+        for (name, file) in [("kernel", &handles.kernel), ("initrd", &handles.initrd)] {
+            if let Some(file) = file {
+                add(name, format!("/proc/self/fd/{}", file.as_raw_fd()));
+            }
         }
         add("append", kernel.cmdline.clone());
     }
@@ -81,8 +91,8 @@ pub(super) fn arguments(machine: &Machine, dir: &Path, has_kvm: bool) -> Vec<Str
     all
 }
 
-fn listening(id: &str, socket: &str) -> String {
-    format!("socket,id={id},path={socket},server=on,wait=off")
+fn listening(id: &str, socket: RawFd) -> String {
+    format!("socket,id={id},fd={socket},server=on,wait=off")
 }
 
 fn driver(format: ImageFormat) -> &'static str {
@@ -92,14 +102,14 @@ fn driver(format: ImageFormat) -> &'static str {
     }
 }
 
-fn layer(path: &Path, format: ImageFormat, is_read_only: bool) -> Value {
+fn layer(file: RawFd, format: ImageFormat, is_read_only: bool) -> Value {
     let mut layer = json!({
         "driver": driver(format),
         "read-only": is_read_only,
         "discard": "unmap",
         "file": {
             "driver": "file",
-            "filename": path.display().to_string(),
+            "filename": format!("/dev/fdset/{file}"),
             "read-only": is_read_only,
             "discard": "unmap",
         },
@@ -111,10 +121,10 @@ fn layer(path: &Path, format: ImageFormat, is_read_only: bool) -> Value {
     layer
 }
 
-fn block(disk: &Disk, index: usize) -> Value {
-    let mut block = layer(&disk.path, disk.format, disk.is_read_only);
+fn block(disk: &Disk, own: RawFd, base: Option<RawFd>, index: usize) -> Value {
+    let mut block = layer(own, disk.format, disk.is_read_only);
     block["node-name"] = format!("disk{index}").into();
-    if let Some((base, format)) = &disk.base {
+    if let (Some((_, format)), Some(base)) = (&disk.base, base) {
         block["backing"] = layer(base, *format, true);
     }
     block
@@ -128,12 +138,13 @@ fn disk_device(disk: &Disk, index: usize, boots: bool) -> String {
     device
 }
 
-fn network(card: &Card, index: usize) -> String {
-    let (ports, gateway) = match &card.link {
-        Link::Bridge { tap, .. } => {
+fn network(card: &Card, tap: Option<RawFd>, index: usize) -> String {
+    let (ports, gateway) = match (&card.link, tap) {
+        (Link::User { ports, gateway }, _) => (ports, gateway),
+        (Link::Bridge { .. }, Some(tap)) => return format!("tap,id=net{index},fd={tap}"),
+        (Link::Bridge { tap, .. }, None) => {
             return format!("tap,id=net{index},ifname={tap},script=no,downscript=no");
         }
-        Link::User { ports, gateway } => (ports, gateway),
     };
     let mut text = format!("user,id=net{index}");
     let guest = match card.address {
@@ -169,7 +180,7 @@ mod tests {
     use std::path::PathBuf;
 
     #[test]
-    fn paths_with_commas_and_quotes_stay_one_value() {
+    fn no_layer_of_a_disk_names_a_file_of_the_node() {
         let disk = Disk {
             serial: "root".to_owned(),
             path: PathBuf::from("/p/a,id=x \"y\"/root.qcow2"),
@@ -177,10 +188,9 @@ mod tests {
             base: Some((PathBuf::from("/b,c"), ImageFormat::Raw)),
             is_read_only: false,
         };
-        let text = block(&disk, 0).to_string();
-        let parsed: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(parsed["file"]["filename"], "/p/a,id=x \"y\"/root.qcow2");
-        assert_eq!(parsed["backing"]["file"]["filename"], "/b,c");
+        let parsed = block(&disk, 7, Some(8), 0);
+        assert_eq!(parsed["file"]["filename"], "/dev/fdset/7");
+        assert_eq!(parsed["backing"]["file"]["filename"], "/dev/fdset/8");
         assert_eq!(parsed["backing"]["read-only"], true);
     }
 
@@ -195,7 +205,7 @@ mod tests {
             address: Some(("192.0.2.10".parse().unwrap(), 24)),
         };
         assert_eq!(
-            network(&card, 0),
+            network(&card, None, 0),
             "user,id=net0,net=192.0.2.0/24,dhcpstart=192.0.2.10,host=192.0.2.1,\
              hostfwd=tcp:127.0.0.1:0-192.0.2.10:22"
         );

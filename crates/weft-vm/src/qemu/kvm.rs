@@ -4,8 +4,10 @@
 //! anywhere. So a boot sector is run that counts to a hundred million and says so, which takes a
 //! processor a fraction of a second and an emulation of one minutes.
 
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +15,7 @@ use tokio::process::Command;
 use weft_unit::Missing;
 
 use crate::record;
+use crate::user::{self, User};
 
 /// How long the boot sector may take. With TCG on a slow machine it is half a second.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -27,7 +30,7 @@ pub(super) fn missing(why: &str) -> Missing {
     Missing {
         what: "KVM".to_owned(),
         why: why.to_owned(),
-        fix: "enable virtualisation on the host, and let the agent use /dev/kvm; until then \
+        fix: "enable virtualisation on the host, and let the group `kvm` use /dev/kvm; until then \
               machines are emulated, which is about ten times slower"
             .to_owned(),
     }
@@ -38,6 +41,8 @@ pub(super) fn missing(why: &str) -> Missing {
 struct Remembered {
     boot_id: String,
     version: String,
+    /// Who tried it: root can what users without a name cannot.
+    is_own_user: bool,
     why_not: Option<String>,
 }
 
@@ -54,16 +59,22 @@ pub(super) async fn probe(program: &Path, version: &str, data_dir: &Path) -> Res
     };
     let at = dir.join("kvm.json");
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let is_current = |known: &Remembered| known.boot_id == boot_id && known.version == version;
+    let user = User::named("kvm");
+    let is_own_user = user.is_some();
+    let is_current = |known: &Remembered| {
+        (&*known.boot_id, &*known.version) == (&*boot_id, version)
+            && known.is_own_user == is_own_user
+    };
     let known = std::fs::read(&at).ok();
     let known = known.and_then(|text| serde_json::from_slice::<Remembered>(&text).ok());
     if let Some(known) = known.filter(is_current) {
         return known.why_not.map_or(Ok(()), |why| Err(missing(&why)));
     }
-    let why_not = boot(program, data_dir).await.err();
+    let why_not = boot(program, user, data_dir).await.err();
     let found = Remembered {
         boot_id,
         version: version.to_owned(),
+        is_own_user,
         why_not: why_not.clone(),
     };
     // Not being able to remember costs another probe at the next start.
@@ -92,16 +103,25 @@ fn boot_sector() -> [u8; 512] {
     sector
 }
 
-async fn boot(program: &Path, data_dir: &Path) -> Result<(), String> {
+async fn boot(program: &Path, user: Option<User>, data_dir: &Path) -> Result<(), String> {
     let said = |e: std::io::Error| e.to_string();
     record::make_dir(data_dir).map_err(said)?;
     let image = data_dir.join(format!("kvm-probe-{}.img", std::process::id()));
     std::fs::write(&image, boot_sector()).map_err(said)?;
+    let everybody = std::fs::Permissions::from_mode(0o444);
+    let opened = File::open(&image).and_then(|file| {
+        file.set_permissions(everybody)?;
+        Ok(file)
+    });
+    // Known by its descriptor from here on.
+    let removed = std::fs::remove_file(&image);
+    let opened = opened.map_err(said)?;
+    removed.map_err(said)?;
     let file = serde_json::json!({
         "driver": "raw", "node-name": "boot", "read-only": true,
-        "file": {"driver": "file", "read-only": true, "filename": image.display().to_string()},
+        "file": {"driver": "file", "read-only": true, "filename": "/proc/self/fd/0"},
     });
-    let mut command = Command::new(program);
+    let mut command = std::process::Command::new(program);
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args(["-machine", "pc,usb=off", "-accel", "kvm", "-m", "size=32M"])
@@ -109,10 +129,14 @@ async fn boot(program: &Path, data_dir: &Path) -> Result<(), String> {
         .args(["-blockdev", &file.to_string()])
         .args(["-device", "virtio-blk-pci,drive=boot"])
         .env_clear()
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+        .current_dir("/")
+        .stdin(opened);
+    let group = user::kvm_group();
+    // SAFETY: between fork and exec only system calls.
+    unsafe { command.pre_exec(move || user.map_or(Ok(()), |user| user.enter(group))) };
+    let mut command = Command::from(command);
+    command.kill_on_drop(true);
     let ended = tokio::time::timeout(DEADLINE, command.output()).await;
-    let _ = std::fs::remove_file(&image);
     let output = ended
         .map_err(|_| format!("a boot sector under it does not end within {DEADLINE:?}"))?
         .map_err(said)?;

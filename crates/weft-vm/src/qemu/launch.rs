@@ -1,7 +1,7 @@
 //! Starting the process.
 
 use std::fs::File;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::Stdio;
@@ -15,10 +15,12 @@ use weft_types::Reason;
 use weft_unit::{Error, Missing, Step};
 
 use crate::fail;
-use crate::machine::{Exit, Place};
+use crate::machine::{Exit, Machine, Place};
 use crate::qmp::Client;
+use crate::user;
 
-use super::{ALIVE_LOCK, CALLS_SOCKET, PATIENCE};
+use super::handles::Handles;
+use super::{ALIVE_LOCK, CALLS_SOCKET, PATIENCE, args, mark};
 
 /// How long QEMU may take until it can be controlled; its own start, not the guest's.
 const START_PATIENCE: Duration = Duration::from_secs(60);
@@ -33,11 +35,12 @@ pub(super) fn unavailable(missing: Missing) -> Error {
 /// Starts QEMU and waits until it can be controlled.
 pub(super) async fn launch(
     program: &Path,
-    arguments: &[String],
+    machine: &Machine,
+    has_kvm: bool,
     place: &Place<'_>,
     ended: Box<dyn FnOnce(Exit) + Send>,
 ) -> Result<(), Error> {
-    let mut child = spawn(program, arguments, place)?;
+    let mut child = spawn(program, machine, has_kvm, place)?;
     let stderr = child.stderr.take();
     let (told, mut exit) = tokio::sync::watch::channel(None);
     // Waits on also when the caller is dropped, so that the process is reaped.
@@ -84,7 +87,12 @@ fn refusal(exit: &Exit) -> Error {
     Error::new(Step::Start, Reason::RuntimeError, detail).with_evidence(lines)
 }
 
-fn spawn(program: &Path, arguments: &[String], place: &Place<'_>) -> Result<Child, Error> {
+fn spawn(
+    program: &Path,
+    machine: &Machine,
+    has_kvm: bool,
+    place: &Place<'_>,
+) -> Result<Child, Error> {
     let failed = |path: &Path, e: &std::io::Error| fail::file(Step::Start, "starting in", path, e);
     let at = place.dir.join(ALIVE_LOCK);
     let alive = File::create(&at).map_err(|e| failed(&at, &e))?;
@@ -93,6 +101,9 @@ fn spawn(program: &Path, arguments: &[String], place: &Place<'_>) -> Result<Chil
         let detail = "an earlier process of this machine is still there; try again";
         return Err(Error::new(Step::Start, Reason::RuntimeError, detail));
     }
+    let handles = Handles::open(machine, place.dir).map_err(|e| failed(place.dir, &e))?;
+    let mut inherited = handles.numbers();
+    inherited.push(alive.as_raw_fd());
     let mut groups = Vec::new();
     for entrance in place.entrances {
         let file = File::options().write(true).open(entrance);
@@ -100,12 +111,15 @@ fn spawn(program: &Path, arguments: &[String], place: &Place<'_>) -> Result<Chil
     }
     let mut command = std::process::Command::new(program);
     command
-        .args(arguments)
-        .current_dir(place.dir)
+        .arg0(mark(place.dir))
+        .args(args::arguments(machine, &handles, has_kvm))
+        .current_dir("/")
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
+    let user = place.user;
+    let group = user::kvm_group().filter(|_| has_kvm);
     let enter = move || {
         for group in &groups {
             rustix::io::write(group, b"0")?;
@@ -116,19 +130,24 @@ fn spawn(program: &Path, arguments: &[String], place: &Place<'_>) -> Result<Chil
             maximum: Some(0),
         };
         rustix::process::setrlimit(rustix::process::Resource::Core, none)?;
+        if let Some(user) = user {
+            user.enter(group)?;
+        }
         rustix::thread::set_no_new_privs(true)?;
-        // Inherited, and so held for as long as the process lives.
-        let flags = rustix::io::FdFlags::empty();
-        rustix::io::fcntl_setfd(&alive, flags)?;
-        debug_assert!(alive.as_raw_fd() > 2);
+        // The lock among them is held for as long as the process lives.
+        for &number in &inherited {
+            // SAFETY: `handles` and `alive` are open until the process is made.
+            let fd = unsafe { BorrowedFd::borrow_raw(number) };
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+        }
         Ok(())
     };
     // SAFETY: between fork and exec only system calls on descriptors that are open; nothing is
     // allocated and no lock is taken.
     unsafe { command.pre_exec(enter) };
-    tokio::process::Command::from(command)
-        .spawn()
-        .map_err(|e| failed(program, &e))
+    let child = tokio::process::Command::from(command).spawn();
+    drop((handles, alive));
+    child.map_err(|e| failed(program, &e))
 }
 
 /// Reads what QEMU says until it ends, and keeps the last of it. A pipe, not a file: guests can

@@ -1,11 +1,13 @@
 //! QEMU as the hypervisor: by its command line and, once it runs, over QMP.
 //!
-//! A machine's process is a session of its own, so that it survives the agent. It has two monitors:
+//! A machine's process is a session of its own, so that it survives the agent. It runs as a user of
+//! its own, who may open no file of the node, under QEMU's seccomp filter. It has two monitors:
 //! one is held by whoever watches the machine, the other is for single calls. Guests that shut down
 //! or panic leave it paused, so that how it ended and the end of its console can still be read.
 
 mod args;
 mod control;
+mod handles;
 mod kvm;
 mod launch;
 
@@ -23,7 +25,6 @@ use crate::process::Process;
 
 /// The emulator's program; machines are those of PCs.
 const PROGRAM: &str = "qemu-system-x86_64";
-const PIDFILE: &str = "qemu.pid";
 const WATCH_SOCKET: &str = "watch.sock";
 const CALLS_SOCKET: &str = "calls.sock";
 const AGENT_SOCKET: &str = "agent.sock";
@@ -100,6 +101,11 @@ impl Qemu {
     }
 }
 
+/// What the process of a machine is called, by which it is found again.
+fn mark(dir: &Path) -> PathBuf {
+    dir.join(PROGRAM)
+}
+
 /// A program in `PATH`.
 pub(crate) fn in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
@@ -133,12 +139,11 @@ impl Hypervisor for Qemu {
         ended: Box<dyn FnOnce(Exit) + Send>,
     ) -> Result<(), Error> {
         let found = self.found().await.map_err(launch::unavailable)?;
-        let arguments = args::arguments(machine, place.dir, found.kvm.is_ok());
-        launch::launch(&found.program, &arguments, place, ended).await
+        launch::launch(&found.program, machine, found.kvm.is_ok(), place, ended).await
     }
 
     fn process(&self, dir: &Path) -> Option<Process> {
-        Process::with_argument(&dir.join(PIDFILE))
+        Process::with_argument(&mark(dir))
     }
 
     async fn connect(&self, dir: &Path, door: Door) -> Result<Box<dyn Control>, Error> {

@@ -97,7 +97,7 @@ const UDHCPC: &str = r#"#!/bin/sh
 exit 0
 "#;
 
-fn run(command: &mut Command) -> Result<String, String> {
+pub fn run(command: &mut Command) -> Result<String, String> {
     let output = command
         .output()
         .map_err(|e| format!("{:?}: {e}", command.get_program()))?;
@@ -108,7 +108,7 @@ fn run(command: &mut Command) -> Result<String, String> {
     Err(format!("{command:?}: {said}"))
 }
 
-fn io<T>(outcome: std::io::Result<T>) -> Result<T, String> {
+pub fn io<T>(outcome: std::io::Result<T>) -> Result<T, String> {
     outcome.map_err(|e| e.to_string())
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod debian;
 pub mod guest;
 pub mod http;
 
@@ -202,6 +203,7 @@ pub fn unit(id: UnitId, spec: VmSpec) -> Unit {
             ..Resources::default()
         },
         secrets: Secrets::default(),
+        may_be_privileged: false,
     }
 }
 
@@ -213,7 +215,18 @@ pub async fn start(vms: &Vms, unit: &Unit) -> Result<(), Error> {
 
 /// Waits until a machine is as wanted.
 pub async fn until(vms: &Vms, id: UnitId, what: &str, is: impl Fn(&Observed) -> bool) -> Observed {
-    let end = Instant::now() + PATIENCE;
+    until_within(PATIENCE, vms, id, what, is).await
+}
+
+/// The same with a time of its own.
+pub async fn until_within(
+    patience: Duration,
+    vms: &Vms,
+    id: UnitId,
+    what: &str,
+    is: impl Fn(&Observed) -> bool,
+) -> Observed {
+    let end = Instant::now() + patience;
     loop {
         let seen = vms.observe(id).await.expect("it is observed");
         if is(&seen) {
