@@ -15,7 +15,7 @@ use crate::index::{Chunk, Index, Noted};
 use crate::reader::Reader;
 use crate::record::{JobKey, NoteEntry, Record, ResultEntry, View, payloads, view};
 use crate::recovery::{RecoveredJob, Recovery, recover};
-use crate::writer::{Queue, Waiting, Writer};
+use crate::writer::{Done, Queue, Waiting, Writer};
 
 /// The format of the directory; a newer one is refused.
 const FORMAT: u32 = 1;
@@ -131,6 +131,20 @@ impl Journal {
         records: &[Record],
         done: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) {
+        self.push(records, true, Box::new(done));
+    }
+
+    /// Appends records that nobody waits for: they are written with those that come next, or a few
+    /// milliseconds later, in the order of all calls.
+    pub fn append_unhurried(
+        &self,
+        records: &[Record],
+        done: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
+        self.push(records, false, Box::new(done));
+    }
+
+    fn push(&self, records: &[Record], is_urgent: bool, done: Done) {
         let mut bytes = Vec::with_capacity(records.iter().map(Record::size).sum());
         for record in records {
             if let Err(error) = record.write(&mut bytes) {
@@ -139,7 +153,8 @@ impl Journal {
         }
         self.shared.queue.push(Waiting {
             bytes,
-            done: Box::new(done),
+            is_urgent,
+            done,
         });
     }
 

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
@@ -17,14 +18,19 @@ use crate::record::{JobKey, Record, View, entry, view};
 use crate::recovery::End;
 use crate::segment::{self, START, SegmentNo};
 
-type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
+/// Told what became of an append.
+pub(crate) type Done = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 /// How many segments must be mostly forgotten before others are copied for their sake.
 const MIN_DEAD_SEGMENTS: usize = 2;
 
+/// How long records wait for others to be written with when nobody waits for them.
+const UNHURRIED_DELAY: Duration = Duration::from_millis(10);
+
 /// Frames that wait to be written together.
 pub(crate) struct Waiting {
     pub(crate) bytes: Vec<u8>,
+    pub(crate) is_urgent: bool,
     pub(crate) done: Done,
 }
 
@@ -39,6 +45,8 @@ pub(crate) struct Queue {
 struct QueueState {
     waiting: Vec<Waiting>,
     bytes: usize,
+    /// Somebody waits for one of them.
+    is_urgent: bool,
     closed: bool,
 }
 
@@ -66,10 +74,14 @@ impl Queue {
             drop(state);
             return (waiting.done)(Err(error));
         }
+        let wakes = waiting.is_urgent || state.waiting.is_empty();
         state.bytes += waiting.bytes.len();
+        state.is_urgent |= waiting.is_urgent;
         state.waiting.push(waiting);
         drop(state);
-        self.wake.notify_one();
+        if wakes {
+            self.wake.notify_one();
+        }
     }
 
     pub(crate) fn close(&self) {
@@ -81,19 +93,22 @@ impl Queue {
         self.state.lock().waiting.is_empty()
     }
 
-    /// Everything that waits; `None` when the journal is closed and nothing does.
+    /// Everything that waits, once something of it is urgent or the first has waited long enough;
+    /// `None` when the journal is closed and nothing waits.
     fn take(&self) -> Option<Vec<Waiting>> {
         let mut state = self.state.lock();
-        loop {
-            if !state.waiting.is_empty() {
-                state.bytes = 0;
-                return Some(std::mem::take(&mut state.waiting));
+        while !state.is_urgent && !state.closed {
+            if state.waiting.is_empty() {
+                self.wake.wait(&mut state);
+            } else if self.wake.wait_for(&mut state, UNHURRIED_DELAY).timed_out() {
+                break;
             }
-            if state.closed {
-                return None;
-            }
-            self.wake.wait(&mut state);
         }
+        if state.waiting.is_empty() {
+            return None;
+        }
+        (state.bytes, state.is_urgent) = (0, false);
+        Some(std::mem::take(&mut state.waiting))
     }
 }
 
@@ -180,7 +195,7 @@ impl Writer {
         while let Some(waiting) = self.queue.take() {
             let mut dones = Vec::with_capacity(waiting.len());
             let mut group = Vec::new();
-            for Waiting { bytes, done } in waiting {
+            for Waiting { bytes, done, .. } in waiting {
                 // A record must not reach beyond what a location can name.
                 if !group.is_empty() && group.len() + bytes.len() > self.segment_bytes as usize {
                     self.commit(std::mem::take(&mut group), std::mem::take(&mut dones));

@@ -399,6 +399,27 @@ proptest! {
 }
 
 #[test]
+fn what_nobody_waits_for_is_written_in_order_and_soon() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, _) = open(dir.path());
+    let state = |text: &'static str| Record::State {
+        job: JobKey(1),
+        bytes: Bytes::from_static(text.as_bytes()),
+    };
+    let (sender, receiver) = mpsc::channel();
+    journal.append_unhurried(&[job(1, &["x"]), state("old")], |_| {});
+    journal.append_unhurried(&[state("new")], move |result| drop(sender.send(result)));
+    receiver.recv().expect("an answer").unwrap();
+    journal.append_unhurried(&[state("newest")], |_| {});
+    drop(journal);
+    let (_, recovery) = open(dir.path());
+    assert_eq!(
+        recovery.jobs[0].state.as_deref(),
+        Some(b"newest".as_slice())
+    );
+}
+
+#[test]
 fn jobs_that_live_long_do_not_keep_what_came_after_them() {
     let dir = tempfile::tempdir().unwrap();
     let options = || Options {

@@ -219,24 +219,28 @@ impl Log {
             });
     }
 
-    /// Appends what became of a job.
+    /// Appends what became of a job, and tells when that is on disk.
     pub fn append_state(
         &self,
         id: JobId,
         state: v1::StoredJobState,
         done: impl FnOnce(Result<(), Error>) + Send + 'static,
     ) {
-        let record = Record::State {
-            job: JobKey(id.0),
-            bytes: state.encode_to_vec().into(),
-        };
+        let records = [state_record(id, &state)];
         self.journal
-            .append(&[record], move |result| done(result.map_err(Error::from)));
+            .append(&records, move |result| done(result.map_err(Error::from)));
+    }
+
+    /// The same when nobody waits for it, because what it says follows from the results.
+    pub fn append_state_unhurried(&self, id: JobId, state: &v1::StoredJobState) {
+        self.journal
+            .append_unhurried(&[state_record(id, state)], |_| {});
     }
 
     /// Forgets a job.
     pub fn remove(&self, id: JobId) {
-        self.journal.append(&[Record::Removed { job: JobKey(id.0) }], |result| {
+        let removed = Record::Removed { job: JobKey(id.0) };
+        self.journal.append_unhurried(&[removed], |result| {
             if let Err(error) = result {
                 tracing::warn!(%error, "a job could not be forgotten and comes back with the next start");
             }
@@ -269,6 +273,13 @@ impl Log {
 }
 
 /// Tells a start to read what tasks wait for.
+fn state_record(id: JobId, state: &v1::StoredJobState) -> Record {
+    Record::State {
+        job: JobKey(id.0),
+        bytes: state.encode_to_vec().into(),
+    }
+}
+
 fn has_dependent_tasks(id: JobId) -> Record {
     let state = v1::StoredJobState {
         dependent_tasks: true,

@@ -122,7 +122,7 @@ impl Shell {
             self.expiring.retain(|(_, expiring)| *expiring != job);
             // Lest a restart takes the job for one that ended long ago.
             let state = self.stored_state(job, None);
-            self.log.append_state(job, state, |_| {});
+            self.log.append_state_unhurried(job, &state);
         }
         let tasks = Some(tasks.iter().map(|at| at.task).collect());
         self.step(now, Input::Requeue { job, tasks });
