@@ -13,9 +13,9 @@ use ring::digest::{SHA256, digest};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::Mutex;
-use weft_types::NodeId;
 use weft_unit::Missing;
 
+use crate::Options;
 use crate::qemu::in_path;
 use crate::user::{FIRST, LAST, User};
 
@@ -32,8 +32,10 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    pub(crate) fn new(node: &NodeId) -> Self {
-        let hash = hex::encode(digest(&SHA256, node.as_str().as_bytes()));
+    /// `options` name the node; agents with the same name keep their data apart.
+    pub(crate) fn new(options: &Options) -> Self {
+        let named = format!("{} {}", options.node, options.data_dir.display());
+        let hash = hex::encode(digest(&SHA256, named.as_bytes()));
         Self {
             tool: in_path("nft"),
             table: format!("weft-vm-{}", &hash[..12]),

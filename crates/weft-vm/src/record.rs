@@ -20,6 +20,10 @@ use crate::fail;
 use crate::machine::{Exit, Machine};
 
 const RECORD: &str = "record.json";
+/// Held by whoever changes the unit as a whole.
+const UNIT_LOCK: &str = "unit.lock";
+/// How often a directory is removed into which somebody writes meanwhile.
+const MAX_REMOVALS: u32 = 100;
 /// How often a lock is tried that somebody else has.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 /// The largest record that is read, in bytes.
@@ -223,7 +227,7 @@ impl Lock {
             if makes_dir {
                 make_dir(dir).map_err(|e| fail::file(step, "making", dir, &e))?;
             }
-            match Self::try_take(dir, "unit.lock") {
+            match Self::try_take(dir, UNIT_LOCK) {
                 Ok(Some(lock)) => return Ok(Some(lock)),
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -244,11 +248,13 @@ impl Lock {
     }
 }
 
-/// Removes a unit's directory, the record last: without one it is still found as half made.
+/// Removes a unit's directory, whose lock is held. The record goes last: without one it is still
+/// found as half made. The lock goes after it, or somebody who waits would have another lock and
+/// start what the record says.
 pub(crate) fn remove_dir(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
-        if entry.file_name() == RECORD {
+        if entry.file_name() == RECORD || entry.file_name() == UNIT_LOCK {
             continue;
         }
         if entry.file_type()?.is_dir() {
@@ -258,8 +264,16 @@ pub(crate) fn remove_dir(dir: &Path) -> io::Result<()> {
         }
     }
     remove_file(&dir.join(RECORD))?;
-    // A watcher that writes at this moment leaves a lock behind.
-    std::fs::remove_dir_all(dir)
+    let mut removals = 0;
+    loop {
+        removals += 1;
+        match std::fs::remove_dir_all(dir) {
+            // Whoever waits for a lock has made one at this moment; it finds no record.
+            Err(error)
+                if error.kind() == io::ErrorKind::DirectoryNotEmpty && removals < MAX_REMOVALS => {}
+            other => return other,
+        }
+    }
 }
 
 /// Removes a file that may be gone already.
@@ -267,5 +281,38 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_waits_for_a_unit_that_is_removed_finds_no_record() {
+        let parent = tempfile::tempdir().unwrap();
+        for round in 0..200 {
+            let dir = parent.path().join(round.to_string());
+            make_dir(&dir).unwrap();
+            let lock = Lock::try_take(&dir, UNIT_LOCK).unwrap().unwrap();
+            for file in ["a", RECORD, "z"] {
+                std::fs::write(dir.join(file), "").unwrap();
+            }
+            let waiting = dir.clone();
+            let waiter = std::thread::spawn(move || {
+                loop {
+                    match Lock::try_take(&waiting, UNIT_LOCK) {
+                        Ok(Some(_lock)) => return waiting.join(RECORD).exists(),
+                        Ok(None) => {}
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+            remove_dir(&dir).unwrap();
+            drop(lock);
+            assert!(!waiter.join().unwrap(), "round {round}");
+            let _ = std::fs::remove_dir_all(&dir);
+        }
     }
 }

@@ -63,7 +63,7 @@ impl Vms {
             hypervisor: Box::new(Qemu::new(&options)),
             images: Images::new(&options)?,
             disks: Disks::new(&options),
-            filter: Filter::new(&options.node),
+            filter: Filter::new(&options),
             changed: Notify::new(),
             watchers: Mutex::default(),
             options,

@@ -198,7 +198,8 @@ async fn machine_has_a_user_of_its_own_and_does_not_reach_the_loopback_of_its_no
     assert_eq!(field("Groups:"), [""; 0]);
     assert_eq!(field("CapEff:"), ["0000000000000000"]);
     assert_eq!(field("Seccomp:"), ["2"]);
-    let hash = ring::digest::digest(&ring::digest::SHA256, lab.node.as_bytes());
+    let named = format!("{} {}", lab.node, lab.options().data_dir.display());
+    let hash = ring::digest::digest(&ring::digest::SHA256, named.as_bytes());
     let table = format!("weft-vm-{}", hex::encode(&hash.as_ref()[..6]));
     let nft = |arguments: &[&str]| {
         let output = std::process::Command::new("nft").args(arguments).output();
