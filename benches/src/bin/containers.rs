@@ -144,6 +144,7 @@ fn unit(image: &str, number: u32) -> Unit {
         work: UnitWork::Container(Box::new(spec)),
         resources: Resources::default(),
         secrets: Secrets::default(),
+        may_be_privileged: false,
     }
 }
 

@@ -33,20 +33,17 @@ pub struct Options {
     /// The engine's socket as in `DOCKER_HOST`: `unix:///run/podman/podman.sock`. Docker's usual
     /// socket when absent, else Podman's.
     pub docker_host: Option<String>,
-    /// Lets applications have what reaches the node: devices, its networks, its directories.
-    pub allow_privileged: bool,
     /// Lets repositories be read from this machine itself.
     pub allow_loopback_git: bool,
 }
 
 impl Options {
-    /// The usual: no rights, no loopback, the engine that is found.
+    /// The usual: no loopback, the engine that is found.
     pub fn new(data_dir: PathBuf, node: NodeId) -> Self {
         Self {
             data_dir,
             node,
             docker_host: None,
-            allow_privileged: false,
             allow_loopback_git: false,
         }
     }

@@ -22,7 +22,7 @@
 //! they would publish the same ports.
 //!
 //! Architecture invariant: nothing here trusts a Compose file. It may come from anyone who may push
-//! to a repository; what it can ask of the node is in [`policy`], and nothing else.
+//! to a repository; what it can ask of the node is in [`weft_compose_rules`], and nothing else.
 
 mod cgroup;
 mod child;
@@ -35,15 +35,13 @@ mod git;
 mod logs;
 mod observe;
 mod over;
-pub mod policy;
 mod prepare;
 mod redact;
 mod remove;
 mod scratch;
+mod start;
 mod state;
 mod stats;
 mod vet;
-pub mod webhook;
-mod yaml;
 
 pub use compose::{Compose, Options};

@@ -1,10 +1,9 @@
 //! The override file: what Weft adds to an application.
 
 use serde_json::{Map, Value as Json, json};
+use weft_compose_rules::policy::{Model, Service};
 use weft_types::Resources;
 use weft_unit::{Unit, labels};
-
-use crate::policy::Model;
 
 /// The value of [`labels::KIND`].
 pub(crate) const COMPOSE: &str = "compose";
@@ -179,7 +178,7 @@ impl Share {
         })
     }
 
-    fn of(&self, service: &crate::policy::Service) -> Map<String, Json> {
+    fn of(&self, service: &Service) -> Map<String, Json> {
         let mut limits = Map::new();
         if service.memory.is_none() {
             limits.insert("mem_limit".to_owned(), self.memory.into());
@@ -197,11 +196,7 @@ impl Share {
 }
 
 /// What is left for each container without a limit of its own; all of it when each has one.
-fn rest(
-    total: u64,
-    model: &Model,
-    own: impl Fn(&crate::policy::Service) -> Option<u64>,
-) -> Option<u64> {
+fn rest(total: u64, model: &Model, own: impl Fn(&Service) -> Option<u64>) -> Option<u64> {
     let (mut left, mut without) = (total, 0);
     for service in model.services.values() {
         match own(service) {
@@ -215,8 +210,8 @@ fn rest(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Rights, check_model};
-    use crate::yaml::parse;
+    use weft_compose_rules::parse_yaml as parse;
+    use weft_compose_rules::policy::{Rights, check_model};
 
     fn unit(memory: u64) -> Unit {
         Unit {
@@ -233,6 +228,7 @@ mod tests {
                 ..Resources::default()
             },
             secrets: Default::default(),
+            may_be_privileged: false,
         }
     }
 

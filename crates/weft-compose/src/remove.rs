@@ -78,7 +78,15 @@ impl Compose {
         .map_err(storage(step))?;
         self.vetted.lock().remove(&id);
         self.bounded.lock().remove(&id);
-        remove_tree(&dir).map_err(storage(step))
+        let record = self.state.record(id).map_err(storage(step))?;
+        remove_tree(&dir).map_err(storage(step))?;
+        match record {
+            // The next unit of the workload may be of the same commit.
+            Some(record) if !keep_volumes => {
+                remove_source(&self.state, &record.root).map_err(storage(step))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Removes containers and networks, and tells how many there were.
@@ -161,22 +169,43 @@ pub(crate) fn clean_sources(state: &State, policy: CleanPolicy) -> io::Result<Cl
         }
         cleaned.bytes += size_of(&source.path);
         cleaned.items += 1;
-        remove_tree(&source.path)?;
-        if let Some(repository) = source.path.parent() {
-            // It stays as long as another checkout is in it.
-            let _ = std::fs::remove_dir(repository);
-        }
+        remove_checkout(&source.path)?;
     }
     Ok(cleaned)
 }
 
-/// The oldest first.
-fn unused(state: &State) -> io::Result<Vec<Unused>> {
+fn remove_checkout(checkout: &Path) -> io::Result<()> {
+    remove_tree(checkout)?;
+    if let Some(repository) = checkout.parent() {
+        // It stays as long as another checkout is in it.
+        let _ = std::fs::remove_dir(repository);
+    }
+    Ok(())
+}
+
+/// Removes the checkout that a unit's root was in, unless another unit has it. One that comes just
+/// now finds it gone and fetches it again.
+fn remove_source(state: &State, root: &Path) -> io::Result<()> {
+    let checkout = root.parent().filter(|it| it.starts_with(state.sources()));
+    match checkout {
+        Some(checkout) if !used(state)?.contains(checkout) => remove_checkout(checkout),
+        _ => Ok(()),
+    }
+}
+
+/// Checkouts that units refer to.
+fn used(state: &State) -> io::Result<BTreeSet<PathBuf>> {
     let mut used = BTreeSet::new();
     for unit in state.units()? {
         let root = state.record(unit)?.map(|record| record.root);
         used.extend(root.and_then(|root| root.parent().map(Path::to_owned)));
     }
+    Ok(used)
+}
+
+/// The oldest first.
+fn unused(state: &State) -> io::Result<Vec<Unused>> {
+    let used = used(state)?;
     let mut unused = Vec::new();
     for repository in std::fs::read_dir(state.sources())? {
         for entry in std::fs::read_dir(repository?.path())? {

@@ -5,11 +5,10 @@ use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use weft_compose_rules::policy::{self, Model, Reference, Refusal, Rights, Use};
+use weft_compose_rules::{MAX_YAML_BYTES, parse_yaml};
 use weft_types::Reason;
 use weft_unit::{Error, Step};
-
-use crate::policy::{self, Model, Reference, Refusal, Rights, Use};
-use crate::yaml::{self, MAX_YAML_BYTES};
 
 /// The most files that extend each other.
 const MAX_FILES: usize = 16;
@@ -22,15 +21,14 @@ pub(crate) struct Ground<'a> {
     pub(crate) links: &'a [String],
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        let reason = if refusal.needs_right {
-            Reason::PermissionDenied
-        } else {
-            Reason::InvalidSpec
-        };
-        Self::new(Step::Prepare, reason, refusal.to_string())
+/// A refusal as the port wants it.
+pub(crate) fn refused(refusal: Refusal) -> Error {
+    if refusal.needs_right {
+        let detail =
+            format!("{refusal}; only where the server's `allow_privileged` lists the namespace");
+        return Error::new(Step::Prepare, Reason::PermissionDenied, detail);
     }
+    Error::new(Step::Prepare, Reason::InvalidSpec, refusal.to_string())
 }
 
 fn invalid(field: &str, message: impl std::fmt::Display) -> Error {
@@ -58,9 +56,9 @@ pub(crate) fn check_files(ground: &Ground<'_>, file: &Path, rights: Rights) -> R
             .unwrap_or(&file)
             .display()
             .to_string();
-        let doc = yaml::parse(&text).map_err(|why| invalid(&shown, why))?;
+        let doc = parse_yaml(&text).map_err(|why| invalid(&shown, why))?;
         let directory = file.parent().unwrap_or(ground.root);
-        for reference in policy::check_raw(&doc, rights)? {
+        for reference in policy::check_raw(&doc, rights).map_err(refused)? {
             let path = directory.join(&reference.path);
             match reference.purpose {
                 Use::Extends => waiting.push((reference.field, path)),
@@ -78,15 +76,26 @@ pub(crate) fn check_files(ground: &Ground<'_>, file: &Path, rights: Rights) -> R
 
 /// Checks what Compose made of the files.
 pub(crate) fn check_model(ground: &Ground<'_>, text: &str, rights: Rights) -> Result<Model, Error> {
-    let doc = yaml::parse(text).map_err(|why| invalid("what Compose made of the file", why))?;
-    let model = policy::check_model(&doc, rights)?;
+    let doc = parse_yaml(text).map_err(|why| invalid("what Compose made of the file", why))?;
+    let model = policy::check_model(&doc, rights).map_err(refused)?;
     for reference in &model.references {
-        ground.check(reference, Path::new(&reference.path))?;
+        let path = Path::new(&reference.path);
+        if reference.purpose == Use::Mount && !ground.holds(path) {
+            rights
+                .need(&reference.field, policy::OF_THE_NODE)
+                .map_err(refused)?;
+        }
+        ground.check(reference, path)?;
     }
     Ok(model)
 }
 
 impl Ground<'_> {
+    /// Whether a path is beneath the root, as far as its text says.
+    fn holds(&self, path: &Path) -> bool {
+        self.beneath("", path).is_ok()
+    }
+
     /// A path beneath the root, without `.` and `..`.
     fn beneath(&self, field: &str, path: &Path) -> Result<PathBuf, Error> {
         let mut plain = PathBuf::new();
@@ -267,15 +276,17 @@ mod tests {
             check_model(&ground, &text, RIGHTS)
         };
         model(&format!("{root}/html")).unwrap();
-        for source in [
-            "/etc".to_owned(),
-            format!("{root}/link"),
-            format!("{root}/../x"),
-            format!("{root}/html/../../etc"),
-            format!("{root}/missing"),
-        ] {
+        for source in [format!("{root}/link"), format!("{root}/missing")] {
             let error = model(&source).unwrap_err();
             assert_eq!(error.reason, Reason::InvalidSpec, "{source}");
+        }
+        for source in [
+            "/etc".to_owned(),
+            format!("{root}/../x"),
+            format!("{root}/html/../../etc"),
+        ] {
+            let error = model(&source).unwrap_err();
+            assert_eq!(error.reason, Reason::PermissionDenied, "{source}");
         }
     }
 }

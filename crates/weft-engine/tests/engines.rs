@@ -190,6 +190,7 @@ fn unit(id: UnitId, spec: ContainerSpec) -> Unit {
             gpu: None,
         },
         secrets: Secrets::default(),
+        may_be_privileged: false,
     }
 }
 

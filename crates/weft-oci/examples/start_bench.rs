@@ -58,6 +58,7 @@ fn unit(image: &str, class: &str, network: NetworkMode, number: u32) -> Result<U
         work: UnitWork::Container(Box::new(spec)),
         resources: Resources::default(),
         secrets: Secrets::default(),
+        may_be_privileged: false,
     })
 }
 

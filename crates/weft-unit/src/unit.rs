@@ -112,6 +112,9 @@ pub struct Unit {
     pub resources: Resources,
     /// Its secrets.
     pub secrets: Secrets,
+    /// Whether its namespace may have what reaches the node. Of a specification that the server has
+    /// seen whole, nothing is left to ask; files that only a node sees are held against it.
+    pub may_be_privileged: bool,
 }
 
 /// The state of an instance.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// Crates by layer, the lowest first.
 const LAYERS: &[&[&str]] = &[
     &["weft-ops"],
-    &["weft-types"],
+    &["weft-types", "weft-compose-rules"],
     &["weft-placement"],
     &["weft-core"],
     &[
@@ -35,7 +35,13 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Crates that do no I/O, read no clock and draw no random numbers.
-const PURE: &[&str] = &["weft-ops", "weft-types", "weft-placement", "weft-core"];
+const PURE: &[&str] = &[
+    "weft-ops",
+    "weft-types",
+    "weft-compose-rules",
+    "weft-placement",
+    "weft-core",
+];
 
 /// What pure crates must not depend on.
 const IMPURE: &[&str] = &[

@@ -29,7 +29,9 @@ impl Units {
                 Ok(assignment) if assignment.node == self.shared.node => {
                     listed.insert(assignment.unit);
                     let secrets = item.secrets.and_then(secrets);
-                    self.shared.assign(Desired::new(assignment, secrets));
+                    let mut desired = Desired::new(assignment, secrets);
+                    desired.may_be_privileged = item.may_be_privileged;
+                    self.shared.assign(desired);
                 }
                 Ok(assignment) => {
                     tracing::error!(unit = %assignment.unit, node = %assignment.node, "an assignment of another node");
@@ -60,6 +62,7 @@ impl Units {
             let mut desired = Desired::new(record.assignment, None);
             desired.has_secrets = record.has_secrets;
             desired.is_listed = record.is_listed;
+            desired.may_be_privileged = record.may_be_privileged;
             self.shared.insert(unit, desired, record.memory, true);
         }
         self.shared.fence();
@@ -81,6 +84,7 @@ impl Shared {
         known.send_if_modified(|known| {
             let is_same = known.assignment == wanted.assignment
                 && known.secrets == wanted.secrets
+                && known.may_be_privileged == wanted.may_be_privileged
                 && known.is_listed;
             if !is_same {
                 *known = Desired {

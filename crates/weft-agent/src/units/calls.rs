@@ -146,10 +146,10 @@ impl Calls {
         let mut is_saved = self.is_saved.subscribe();
         while !*is_saved.borrow_and_update() {
             let assignment = self.wanted.borrow().clone();
-            let Some(wanted) = assignment.assignment else {
+            let Some(wanted) = assignment.assignment.clone() else {
                 return;
             };
-            let record = Record::new(&wanted, assignment.is_listed, assignment.has_secrets);
+            let record = Record::new(&wanted, &assignment);
             match self.save(record).await {
                 Ok(()) => return self.is_saved.send_modify(|saved| *saved = true),
                 Err(error) => self.waits(Reason::StorageError, &error).await,

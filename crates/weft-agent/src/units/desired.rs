@@ -13,13 +13,15 @@ const GRACE_MS: u64 = 10_000;
 /// The same for a machine, which has a system to shut down.
 const MACHINE_GRACE_MS: u64 = 30_000;
 
-/// What is wanted of a unit; only its intent, its secrets and whether it is listed ever change.
+/// What is wanted of a unit; only its intent, its secrets, its right and whether it is listed ever change.
 #[derive(Clone, Debug)]
 pub(super) struct Desired {
     /// `None` for something of ours that nobody wants.
     pub(super) assignment: Option<Arc<Assignment>>,
     pub(super) secrets: Option<Arc<Secrets>>,
     pub(super) has_secrets: bool,
+    /// Whether its namespace may have what reaches the node.
+    pub(super) may_be_privileged: bool,
     /// Whether the server lists it.
     pub(super) is_listed: bool,
     /// Another assignment of its exclusive workload took its place.
@@ -36,6 +38,7 @@ impl Desired {
             assignment: None,
             secrets: None,
             has_secrets: false,
+            may_be_privileged: false,
             is_listed: false,
             is_fenced: false,
             why: "no server and no record of this node knows it".to_owned(),
@@ -47,6 +50,7 @@ impl Desired {
             kind: assignment.spec.runtime,
             has_secrets: secrets.is_some(),
             secrets: secrets.map(Arc::new),
+            may_be_privileged: false,
             is_listed: true,
             is_fenced: false,
             why: assignment.why.clone(),
@@ -134,6 +138,7 @@ impl Desired {
             })?,
             resources: spec.demand(),
             secrets: self.secrets.as_deref().cloned().unwrap_or_default(),
+            may_be_privileged: self.may_be_privileged,
         })
     }
 }

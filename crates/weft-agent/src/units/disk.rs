@@ -14,6 +14,8 @@ use weft_core::service::record::Assignment;
 use weft_core::unit::Memory;
 use weft_types::UnitId;
 
+use super::desired::Desired;
+
 const VERSION: u32 = 1;
 
 /// What is kept of a unit.
@@ -26,20 +28,24 @@ pub(super) struct Record {
     pub(super) is_listed: bool,
     /// Whether it cannot be started without secrets.
     pub(super) has_secrets: bool,
+    /// Whether its namespace may have what reaches the node.
+    #[serde(default)]
+    pub(super) may_be_privileged: bool,
     /// How far it was.
     pub(super) memory: Option<Memory>,
 }
 
 impl Record {
-    pub(super) fn new(assignment: &Assignment, is_listed: bool, has_secrets: bool) -> Self {
+    pub(super) fn new(assignment: &Assignment, desired: &Desired) -> Self {
         Self {
             v: VERSION,
             assignment: Assignment {
                 explanation: None,
                 ..assignment.clone()
             },
-            is_listed,
-            has_secrets,
+            is_listed: desired.is_listed,
+            has_secrets: desired.has_secrets,
+            may_be_privileged: desired.may_be_privileged,
             memory: None,
         }
     }

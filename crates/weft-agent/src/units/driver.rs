@@ -326,7 +326,7 @@ impl Life {
         let assignment = desired.assignment.as_ref()?;
         Some(Record {
             memory: Some(self.machine.memory()),
-            ..Record::new(assignment, desired.is_listed, desired.has_secrets)
+            ..Record::new(assignment, &desired)
         })
     }
 

@@ -100,6 +100,7 @@ impl Talk {
         let apply = assignments.iter().map(|assignment| v1::UnitAssignment {
             assignment: serde_json::to_vec(assignment).unwrap().into(),
             secrets: None,
+            may_be_privileged: false,
         });
         self.units(complete, apply.collect()).await;
     }
@@ -372,6 +373,7 @@ async fn secrets_stay_in_memory_and_are_waited_for_after_a_restart() {
         vec![v1::UnitAssignment {
             assignment: serde_json::to_vec(&service(1)).unwrap().into(),
             secrets: Some(secrets),
+            may_be_privileged: false,
         }]
     };
     talk.units(true, with_secrets()).await;

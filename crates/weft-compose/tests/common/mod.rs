@@ -1,12 +1,8 @@
-//! A private Docker engine, images from Debian packages and a Git server, each ended with its test.
+//! A private Docker engine and images from Debian packages, ended with their test.
 #![allow(dead_code)]
 
-pub mod git;
-
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
@@ -14,10 +10,10 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use weft_compose::{Compose, Options};
 use weft_types::{ComposeSpec, UnitId, WorkloadId};
+use weft_unit::conformance::docker::Docker;
 use weft_unit::conformance::images::{self, ImageConfig, Registry};
 use weft_unit::{Observed, Progress, Secrets, Unit, UnitRuntime, UnitWork};
 
-const READY: Duration = Duration::from_secs(60);
 /// How long anything may take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -30,139 +26,29 @@ pub fn missing() -> Option<&'static str> {
     lacks.or_else(images::missing)
 }
 
-/// A `dockerd` of its own.
+/// A `dockerd` with a directory of its own.
 pub struct Daemon {
-    child: Child,
-    subnet: String,
+    engine: Docker,
     pub dir: TempDir,
     pub host: String,
 }
 
-/// Lets containers of a subnet speak with each other where another engine of the machine has closed
-/// its forwarding, or ends that.
-fn forward(action: &str, subnet: &str) {
-    let mut iptables = Command::new("iptables");
-    iptables.args([
-        "-w", action, "FORWARD", "-s", subnet, "-d", subnet, "-j", "ACCEPT",
-    ]);
-    // Without `iptables` nothing is closed.
-    let _ = iptables.stderr(Stdio::null()).status();
-}
-
 impl Daemon {
     pub fn start() -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(0);
         let dir = tempfile::Builder::new().prefix("wc").tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        let host = format!("unix://{}", at("d.sock").display());
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let subnet = format!(
-            "10.{}.0.0/16",
-            100 + std::process::id() % 30 * 5 + u32::from(number) % 5
-        );
-        forward("-I", &subnet);
-        let child = Command::new("dockerd")
-            .arg("--data-root")
-            .arg(at("data"))
-            .arg("--exec-root")
-            .arg(at("exec"))
-            .arg("--pidfile")
-            .arg(at("pid"))
-            .args([
-                "--host",
-                &host,
-                "--bridge=none",
-                "--iptables=false",
-                "--ip6tables=false",
-            ])
-            .args([
-                "--ip-forward=false",
-                "--exec-opt",
-                "native.cgroupdriver=cgroupfs",
-            ])
-            .arg("--default-address-pool")
-            .arg(format!("base={subnet},size=24"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(at("log")).unwrap())
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let daemon = Self {
-            child,
-            subnet,
-            dir,
-            host,
-        };
-        let end = Instant::now() + READY;
-        while daemon.docker(&["version"]).is_err() {
-            let log = fs::read_to_string(daemon.dir.path().join("log")).unwrap_or_default();
-            assert!(Instant::now() < end, "dockerd does not answer: {log}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        daemon
+        let engine = Docker::start(dir.path(), None).unwrap();
+        let host = engine.host.clone();
+        Self { engine, dir, host }
     }
 
     /// What `docker` prints.
     pub fn docker(&self, args: &[&str]) -> Result<String, String> {
-        images::output(
-            Command::new("docker")
-                .env("DOCKER_HOST", &self.host)
-                .args(args),
-        )
-    }
-
-    fn lines(&self, args: &[&str]) -> Vec<String> {
-        let text = self.docker(args).unwrap();
-        text.lines()
-            .map(|line| format!("{}: {line}", args[0]))
-            .collect()
+        self.engine.run(args)
     }
 
     /// Everything that is there but images.
     pub fn leftovers(&self) -> Vec<String> {
-        let mut left = self.lines(&["ps", "-a", "--format", "{{.Names}}"]);
-        left.extend(self.lines(&[
-            "network",
-            "ls",
-            "--filter",
-            "type=custom",
-            "--format",
-            "{{.Name}}",
-        ]));
-        left.extend(self.lines(&["volume", "ls", "--format", "{{.Name}}"]));
-        left
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let ids = self.docker(&["ps", "-aq"]).unwrap_or_default();
-        let mut remove = vec!["rm", "-fv"];
-        remove.extend(ids.split_whitespace());
-        if remove.len() > 2 {
-            let _ = self.docker(&remove);
-        }
-        let networks = self.docker(&["network", "ls", "-q", "--filter", "type=custom"]);
-        for network in networks.unwrap_or_default().split_whitespace() {
-            let _ = self.docker(&["network", "rm", network]);
-        }
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let end = Instant::now() + Duration::from_secs(20);
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if Instant::now() > end {
-                let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        forward("-D", &self.subnet);
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let root = self.dir.path().display().to_string();
-        let ours = mounts.lines().filter_map(|line| line.split(' ').nth(1));
-        for mount in ours.filter(|mount| mount.starts_with(&root)) {
-            let _ = Command::new("umount").args(["-l", mount]).status();
-        }
+        self.engine.leftovers()
     }
 }
 
@@ -196,18 +82,9 @@ impl World {
     /// Redis with the libraries it needs, as Debian has them.
     pub fn redis(&self) -> String {
         let program = "/usr/bin/redis-server";
-        let mut files = Vec::new();
-        for name in [program, "/usr/bin/redis-cli"] {
-            let real = fs::canonicalize(name).unwrap();
-            let said = images::output(Command::new("ldd").arg(&real)).unwrap();
-            let words = said.split_whitespace();
-            let libraries = words.filter(|word| word.starts_with('/'));
-            files.extend(libraries.map(|path| (path.to_owned(), fs::read(path).unwrap(), true)));
-            files.push((name.to_owned(), fs::read(&real).unwrap(), true));
-        }
         let config = ImageConfig {
             entrypoint: vec![program.to_owned()],
-            files,
+            files: images::programs(&[program, "/usr/bin/redis-cli"]).unwrap(),
         };
         let image = images::build(self.daemon.dir.path(), "redis", &config).unwrap();
         self.registry.push(&image, "redis:1").unwrap().tagged
@@ -294,6 +171,7 @@ pub fn unit(id: UnitId, revision: u64, spec: ComposeSpec) -> Unit {
         work: UnitWork::Compose(Box::new(spec)),
         resources: Default::default(),
         secrets: Secrets::default(),
+        may_be_privileged: false,
     }
 }
 

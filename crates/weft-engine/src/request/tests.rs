@@ -19,6 +19,7 @@ fn unit() -> Unit {
             gpu: None,
         },
         secrets: Secrets::default(),
+        may_be_privileged: false,
     }
 }
 

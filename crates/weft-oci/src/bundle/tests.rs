@@ -19,6 +19,7 @@ fn unit(spec: &ContainerSpec) -> Unit {
             ..Resources::default()
         },
         secrets: Secrets::default(),
+        may_be_privileged: false,
     }
 }
 

@@ -191,6 +191,7 @@ pub fn of_spec(id: UnitId, spec: ContainerSpec) -> Unit {
             ..Resources::default()
         },
         secrets: Secrets::default(),
+        may_be_privileged: false,
     }
 }
 

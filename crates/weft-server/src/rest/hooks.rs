@@ -5,6 +5,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::StatusCode;
 use http_body_util::{BodyExt, Limited};
 use serde_json::{Value, json};
+use weft_compose_rules::push::Proof;
 use weft_types::FieldError;
 
 use super::App;
@@ -20,10 +21,17 @@ const SIGNATURES: [&str; 3] = [
     "x-forgejo-signature",
     "x-gitea-signature",
 ];
+/// The header with the secret itself, as GitLab sends it.
+const TOKEN: &str = "x-gitlab-token";
 /// Headers with what happened.
-const EVENTS: [&str; 3] = ["x-github-event", "x-forgejo-event", "x-gitea-event"];
+const EVENTS: [&str; 4] = [
+    "x-github-event",
+    "x-forgejo-event",
+    "x-gitea-event",
+    "x-gitlab-event",
+];
 
-/// Takes a push; needs no credentials but the signature of its body.
+/// Takes a push; needs no credentials but the signature of its body, or GitLab's token.
 pub async fn receive(
     State(server): App,
     Path((namespace, name)): Path<(String, String)>,
@@ -46,13 +54,15 @@ pub async fn receive(
             return Err(FieldError::new("", format!("the body broke off: {error}")).into());
         }
     };
-    let first = |names: [&str; 3]| {
-        let mut values = names.into_iter().filter_map(|name| parts.headers.get(name));
+    let first = |names: &[&str]| {
+        let mut values = names.iter().filter_map(|name| parts.headers.get(*name));
         values.next().and_then(|value| value.to_str().ok())
     };
-    let signature = first(SIGNATURES);
-    let signature = signature.map(|text| text.strip_prefix("sha256=").unwrap_or(text));
-    let outcome = push(&server, &namespace, &name, signature, first(EVENTS), &body).await?;
+    let proof = match (first(&SIGNATURES), first(&[TOKEN])) {
+        (None, Some(token)) => Proof::Token(token),
+        (signature, _) => Proof::Signature(signature.unwrap_or_default()),
+    };
+    let outcome = push(&server, &namespace, &name, proof, first(&EVENTS), &body).await?;
     let outcome = match outcome {
         Outcome::Restarted => "restarted",
         Outcome::Ignored => "ignored",

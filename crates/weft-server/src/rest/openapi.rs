@@ -150,7 +150,7 @@ const OPERATIONS: &[Operation] = &[
     operation("get", "/v1/secrets/{name}", "A secret, without its values", One("SecretView")).query(&["namespace"]),
     operation("put", "/v1/secrets/{name}", "Set all values of a secret; units that are made later get them", One("SecretView")).query(&["namespace"]).body("SecretRequest"),
     operation("delete", "/v1/secrets/{name}", "Forget a secret that no service uses", Nothing).query(&["namespace"]).status("204"),
-    operation("post", "/v1/hooks/{namespace}/{name}", "A push to the repository of a Compose application, signed by its HMAC-SHA256 as x-hub-signature-256: its units are made anew", Other("application/json")).status("202").open(),
+    operation("post", "/v1/hooks/{namespace}/{name}", "A push to the repository of a Compose application, signed by its HMAC-SHA256 as x-hub-signature-256, or with GitLab's x-gitlab-token: its units are made anew", Other("application/json")).status("202").open(),
     operation("get", "/v1/dlq", "Dead letters, newest job first, each with its attempts; a page may be short and not the last", Page("DeadLetterView"))
         .query(&["limit", "cursor", "job", "reason", "namespace"]),
     operation("post", "/v1/dlq/requeue", "Give dead letters all their attempts again; answers when that is on disk", One("Changed")).body("RequeueRequest"),

@@ -8,11 +8,11 @@ use weft_api::{ApplyOutcome, ChangeView, Problem, ProblemField, WorkloadPatch};
 use weft_core::service::record::{RECORD_VERSION, WorkloadRecord};
 use weft_store::Txn;
 use weft_types::{
-    FieldError, MAX_REPLICAS, Namespace, NetworkMode, Reason, Run, Workload, WorkloadId,
+    FieldError, MAX_REPLICAS, Namespace, Reason, Run, Workload, WorkloadId,
 };
 
 use super::cache::Tables;
-use super::{diff, resolve};
+use super::{diff, resolve, rights};
 use crate::Error;
 use crate::records::{put_json, unchanged};
 use crate::rest::problem::ApiError;
@@ -58,7 +58,7 @@ pub fn checked(server: &Server, mut spec: Workload) -> Result<Workload, ApiError
             .into());
     }
     spec.api_version = Some(API_VERSION.to_owned());
-    check_rights(server, &spec)?;
+    rights::check(server, &spec)?;
     let size = serde_json::to_vec(&spec).map_or(usize::MAX, |json| json.len());
     if size > MAX_SPEC_BYTES {
         let message = format!("{size} bytes as JSON, more than {MAX_SPEC_BYTES}");
@@ -79,43 +79,6 @@ pub fn only_job(spec: &Workload) -> Result<(), ApiError> {
     Err(Problem::invalid(error)
         .with_next("POST /v1/workloads takes it (`weft apply -f FILE`)")
         .into())
-}
-
-/// What needs a right that the namespace may not have.
-fn check_rights(server: &Server, spec: &Workload) -> Result<(), ApiError> {
-    if server.services.allow_privileged.contains(&spec.namespace) {
-        return Ok(());
-    }
-    let Some(path) = privileged_field(spec) else {
-        return Ok(());
-    };
-    let namespace = &spec.namespace;
-    let message = format!("not allowed in the namespace {namespace}");
-    let mut problem = Problem::new(
-        403,
-        "permission-denied",
-        Reason::PermissionDenied,
-        format!("{path}: {message}"),
-    )
-    .with_next(format!(
-        "leave it out, or have an administrator add {namespace:?} to the server's `allow_privileged`"
-    ));
-    problem.errors.push(ProblemField { path, message });
-    Err(problem.into())
-}
-
-/// The first field that gives a container rights over its node.
-fn privileged_field(spec: &Workload) -> Option<String> {
-    let container = spec.container.as_deref()?;
-    if container.privileged {
-        return Some("container.privileged".to_owned());
-    }
-    if container.network == NetworkMode::Host {
-        return Some("container.network".to_owned());
-    }
-    let mut volumes = container.volumes.iter();
-    let index = volumes.position(|volume| volume.host.is_some())?;
-    Some(format!("container.volumes[{index}].host"))
 }
 
 /// The published ports of a specification, each with the field that publishes it.

@@ -1,12 +1,11 @@
-//! Pushes to Git repositories: a signed request has the units of a Compose application made anew,
+//! Pushes to Git repositories: a request that proves itself has the units of a Compose application made anew,
 //! with the newest commit of its reference.
 //!
 //! Anybody on the network can send one. Which applications there are is not told: whatever is wrong
 //! looks and takes the same.
 
 use parking_lot::Mutex;
-use ring::hmac;
-use serde::Deserialize;
+use weft_compose_rules::push::{Proof, concerns, is_genuine, is_push};
 use weft_types::{GitSource, Namespace};
 
 use super::apply;
@@ -41,19 +40,6 @@ impl Rate {
     }
 }
 
-/// What of a push is looked at.
-#[derive(Debug, Default, Deserialize)]
-struct Push {
-    #[serde(rename = "ref")]
-    reference: Option<String>,
-    repository: Option<Repository>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Repository {
-    default_branch: Option<String>,
-}
-
 /// What became of a push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -66,26 +52,24 @@ pub enum Outcome {
 /// Takes a push.
 ///
 /// # Errors
-/// The same for an unknown name, an application without a webhook, and a wrong signature.
+/// The same for an unknown name, an application without a webhook, and a wrong proof.
 pub async fn push(
     server: &Server,
     namespace: &str,
     name: &str,
-    signature: Option<&str>,
+    proof: Proof<'_>,
     event: Option<&str>,
     body: &[u8],
 ) -> Result<Outcome, ApiError> {
     let found = find(server, namespace, name);
-    // Without a key the same is done with another one, so that it takes as long.
+    // Without a secret the same is done with another one, so that it takes as long.
     let secret = found.as_ref().map_or("", |(secret, _)| secret.as_str());
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-    let signature = signature.and_then(|text| hex::decode(text.trim()).ok());
-    let signature = signature.unwrap_or_default();
-    let is_signed = hmac::verify(&key, body, &signature).is_ok();
-    let Some((_, git)) = found.filter(|(secret, _)| is_signed && !secret.is_empty()) else {
+    let is_proven = is_genuine(secret.as_bytes(), body, proof);
+    let Some((_, git)) = found.filter(|_| is_proven) else {
         return Err(refused());
     };
-    if event.is_some_and(|event| event != "push") || !concerns(&git, body) {
+    let is_other = event.is_some_and(|event| !is_push(event));
+    if is_other || !concerns(git.reference.as_deref(), body) {
         return Ok(Outcome::Ignored);
     }
     let namespace: Namespace = namespace.parse().map_err(|_| refused())?;
@@ -111,33 +95,15 @@ fn find(server: &Server, namespace: &str, name: &str) -> Option<(String, GitSour
     })
 }
 
-/// Whether a push is to the reference that is deployed. One that does not say counts.
-fn concerns(git: &GitSource, body: &[u8]) -> bool {
-    let push: Push = serde_json::from_slice(body).unwrap_or_default();
-    let Some(pushed) = push.reference else {
-        return true;
-    };
-    let default = || {
-        push.repository
-            .and_then(|repository| repository.default_branch)
-    };
-    let Some(deployed) = git.reference.clone().or_else(default) else {
-        return true;
-    };
-    pushed == deployed
-        || pushed == format!("refs/heads/{deployed}")
-        || pushed == format!("refs/tags/{deployed}")
-}
-
 fn refused() -> ApiError {
     Problem::new(
         403,
         "hook-refused",
         Reason::PermissionDenied,
-        "no application takes a push under this name with this signature",
+        "no application takes a push under this name with this signature or token",
     )
     .with_next(format!(
-        "name a secret with the key {WEBHOOK_KEY:?} in `compose.git.webhook`, and send the HMAC-SHA256 of the body as `x-hub-signature-256: sha256=HEX`"
+        "name a secret with the key {WEBHOOK_KEY:?} in `compose.git.webhook`, and send the HMAC-SHA256 of the body as `x-hub-signature-256: sha256=HEX`, or the secret as `x-gitlab-token`"
     ))
     .into()
 }
@@ -145,29 +111,6 @@ fn refused() -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn git(reference: Option<&str>) -> GitSource {
-        GitSource {
-            reference: reference.map(str::to_owned),
-            ..GitSource::default()
-        }
-    }
-
-    #[test]
-    fn a_push_to_another_branch_is_none_of_ours() {
-        let main = br#"{"ref":"refs/heads/main","repository":{"default_branch":"main"}}"#;
-        let other = br#"{"ref":"refs/heads/x","repository":{"default_branch":"main"}}"#;
-        for (reference, body, expected) in [
-            (Some("main"), main.as_slice(), true),
-            (Some("v1"), main, false),
-            (None, main, true),
-            (None, other, false),
-            (Some("x"), other, true),
-            (Some("main"), b"not json", true),
-        ] {
-            assert_eq!(concerns(&git(reference), body), expected, "{reference:?}");
-        }
-    }
 
     #[test]
     fn pushes_are_bounded_and_come_again() {

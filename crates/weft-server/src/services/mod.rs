@@ -8,7 +8,7 @@
 //! ```
 //!
 //! - [`cache`]: everything the store has of services, fed by its watch alone.
-//! - [`apply`], [`diff`]: writing what somebody wants.
+//! - [`apply`], [`rights`], [`diff`]: writing what somebody wants.
 //! - [`find`], [`view`], [`plan`]: what the API shows.
 //! - [`scheduler`], [`leader`], [`nodes`]: the loop that plans, on the server that leads.
 //! - [`sessions`], [`units`], [`endpoints`]: what nodes are told.
@@ -33,6 +33,7 @@ pub mod nodes;
 pub mod plan;
 pub mod reports;
 pub mod resolve;
+pub mod rights;
 pub mod scheduler;
 pub mod secrets;
 pub mod sessions;

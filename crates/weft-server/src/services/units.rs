@@ -171,6 +171,9 @@ impl Push {
         Some(v1::UnitAssignment {
             assignment: json.into(),
             secrets,
+            may_be_privileged: services
+                .allow_privileged
+                .contains(&assignment.spec.namespace),
         })
     }
 

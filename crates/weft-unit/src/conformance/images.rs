@@ -103,6 +103,27 @@ pub fn build(dir: &Path, name: &str, config: &ImageConfig) -> Result<Image, Stri
     Ok(image)
 }
 
+/// Programs of this machine with the libraries that they need, as files of an image.
+///
+/// # Errors
+/// What could not be read.
+pub fn programs(paths: &[&str]) -> Result<Vec<(String, Vec<u8>, bool)>, String> {
+    let mut files = Vec::new();
+    for path in paths {
+        let real = io(Path::new(path), fs::canonicalize(path))?;
+        let said = output(Command::new("ldd").arg(&real))?;
+        for library in said.split_whitespace().filter(|word| word.starts_with('/')) {
+            files.push((
+                library.to_owned(),
+                io(Path::new(library), fs::read(library))?,
+                true,
+            ));
+        }
+        files.push(((*path).to_owned(), io(&real, fs::read(&real))?, true));
+    }
+    Ok(files)
+}
+
 fn set_mode(path: &Path, mode: u32) -> Result<(), String> {
     io(
         path,

@@ -11,10 +11,12 @@
 //! ```
 //!
 //! Scenarios are public functions as well, for a test of a single one. [`images`] makes images and
-//! a registry for the backends that need them.
+//! a registry for the backends that need them, [`docker`] and [`git`] start servers of others.
 
 pub mod crash;
+pub mod docker;
 pub mod exec;
+pub mod git;
 pub mod images;
 pub mod life;
 pub mod limits;

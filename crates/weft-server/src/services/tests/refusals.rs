@@ -271,6 +271,28 @@ async fn pushes_need_the_signature_of_their_body() {
     .await;
     assert_eq!(ignored.body["outcome"], "ignored", "{}", ignored.text);
     assert_eq!(restarts(), 1);
+    let gitlab = |token: &str, event: &str| {
+        let headers = vec![
+            ("x-gitlab-token", token.to_owned()),
+            ("x-gitlab-event", event.to_owned()),
+        ];
+        async move {
+            let headers: Vec<_> = headers
+                .iter()
+                .map(|(name, value)| (*name, value.as_str()))
+                .collect();
+            call_with(state, Method::POST, "/v1/hooks/default/app", push, &headers).await
+        }
+    };
+    for token in ["", "share", "shared ", good.as_str()] {
+        let refused = gitlab(token, "Push Hook").await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "{token:?}");
+    }
+    let ignored = gitlab("shared", "Merge Request Hook").await;
+    assert_eq!(ignored.body["outcome"], "ignored", "{}", ignored.text);
+    let taken = gitlab("shared", "Push Hook").await;
+    assert_eq!(taken.body["outcome"], "restarted", "{}", taken.text);
+    assert_eq!(restarts(), 2);
     let huge = "x".repeat((1 << 20) + 1);
     let refused = call_with(
         state,
@@ -281,6 +303,61 @@ async fn pushes_need_the_signature_of_their_body() {
     )
     .await;
     assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inline_compose_files_are_vetted_before_they_are_kept() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = start(dir.path()).await;
+    let state = server.state();
+    let spec = |namespace: &str, text: &str| {
+        json!({"name": "app", "namespace": namespace, "run": "service", "runtime": "compose",
+            "compose": {"inline": text}})
+        .to_string()
+    };
+    let send = |namespace: &'static str, text: &'static str| {
+        let body = spec(namespace, text);
+        async move { call(state, Method::POST, "/v1/workloads", &body).await }
+    };
+    for (text, path) in [
+        (
+            "services: {a: {image: a, privileged: true}}",
+            "services.a.privileged",
+        ),
+        ("services: {a: {image: a, pid: host}}", "services.a.pid"),
+        (
+            "services: {a: {image: a, volumes: ['/etc:/e:ro']}}",
+            "services.a.volumes[0]",
+        ),
+    ] {
+        let refused = send("default", text).await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "{}", refused.text);
+        assert_eq!(refused.body["reason"], "permission-denied");
+        let expected = format!("compose.inline.{path}");
+        assert_eq!(
+            refused.body["errors"][0]["path"], expected,
+            "{}",
+            refused.text
+        );
+        let allowed = send("trusted", text).await;
+        assert!(allowed.status.is_success(), "{}", allowed.text);
+    }
+    for (text, path) in [
+        (
+            "services: {a: {image: a, imagee: b}}",
+            "compose.inline.services.a.imagee",
+        ),
+        (
+            "services: {a: {image: a, env_file: x}}",
+            "compose.inline.services.a.env_file",
+        ),
+        ("services: [", "compose.inline"),
+    ] {
+        let refused = send("trusted", text).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.text);
+        assert_eq!(refused.body["errors"][0]["path"], path, "{}", refused.text);
+    }
     server.shutdown().await;
 }
 

@@ -7,14 +7,14 @@ use serde_json::{Map, Value as Json};
 use serde_yaml_ng::Value as Yaml;
 
 /// The largest file, in bytes.
-pub(crate) const MAX_YAML_BYTES: usize = 512 << 10;
+pub const MAX_YAML_BYTES: usize = 512 << 10;
 /// The most values in one document, with every alias written out: a few lines of aliases of aliases
 /// stand for more than any machine holds.
 const MAX_VALUES: usize = 50_000;
 
 /// Reads one document, with merge keys applied. Tags, duplicate keys, several documents and more
 /// than [`MAX_VALUES`] values are refused, before anything is expanded.
-pub(crate) fn parse(text: &str) -> Result<Json, String> {
+pub fn parse(text: &str) -> Result<Json, String> {
     if text.len() > MAX_YAML_BYTES {
         return Err(format!("larger than {MAX_YAML_BYTES} bytes"));
     }

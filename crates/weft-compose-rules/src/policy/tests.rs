@@ -1,5 +1,5 @@
 use super::*;
-use crate::yaml::parse;
+use crate::parse_yaml as parse;
 
 const NONE: Rights = Rights { privileged: false };
 const ALL: Rights = Rights { privileged: true };
@@ -18,6 +18,7 @@ fn service(line: &str) -> String {
 fn what_reaches_the_node_needs_the_right() {
     for line in [
         "privileged: true",
+        "annotations: {run.oci.hooks.stdout: /etc/cron.d/x}",
         "network_mode: host",
         "network_mode: container:other",
         "pid: host",
@@ -138,4 +139,57 @@ fn files_that_compose_would_read_are_told() {
             ("base.yaml", Use::Extends)
         ]
     );
+}
+
+fn written(text: &str, rights: Rights) -> Checked {
+    check_written(&parse(text).unwrap(), rights)
+}
+
+#[test]
+fn what_reaches_the_node_is_seen_as_it_is_written() {
+    for line in [
+        "privileged: true",
+        "network_mode: host",
+        "pid: host",
+        "cap_add: [SYS_ADMIN]",
+        "devices: [/dev/sda]",
+        "security_opt: ['seccomp=unconfined']",
+        "volumes: ['/var/run/docker.sock:/var/run/docker.sock']",
+        "volumes: ['/etc:/etc:ro']",
+        "volumes: [{type: bind, source: /etc, target: /etc}]",
+        "volumes: [{type: bind, source: /etc, target: /etc, read_only: true}]",
+    ] {
+        let refusal = written(&service(line), NONE).unwrap_err();
+        assert!(refusal.needs_right, "{line}: {refusal}");
+        assert!(refusal.field.starts_with("services.web."), "{refusal}");
+        written(&service(line), ALL).unwrap_or_else(|refusal| panic!("{line}: {refusal}"));
+    }
+    for line in [
+        "env_file: a.env",
+        "extends: {file: base.yaml, service: a}",
+        "volumes: ['./html:/html:ro']",
+        "container_name: web",
+        "scale: '65'",
+    ] {
+        let refusal = written(&service(line), NONE).unwrap_err();
+        assert!(!refusal.needs_right, "{line}: {refusal}");
+    }
+    let secret = "services: {a: {image: a}}\nsecrets: {s: {file: ./token}}";
+    assert_eq!(written(secret, NONE).unwrap_err().field, "secrets.s.file");
+}
+
+#[test]
+fn what_a_variable_decides_is_left_to_the_node() {
+    for line in [
+        "network_mode: '${MODE}'",
+        "volumes: ['${DIR}:/x', {type: '${TYPE}', source: /etc, target: /x}, 'data:/data']",
+        "deploy: {replicas: '${COUNT}', resources: {limits: {memory: '${MEMORY}'}}}",
+        "security_opt: ['${OPT:-no-new-privileges}']",
+        "build: {context: ., args: {A: '${A}'}}",
+        "scale: '3'",
+        "command: ['sh', '-c', 'echo $$HOME']",
+    ] {
+        written(&service(line), NONE).unwrap_or_else(|refusal| panic!("{line}: {refusal}"));
+    }
+    assert!(written(&service("privileged: '${YES}'"), NONE).is_err());
 }

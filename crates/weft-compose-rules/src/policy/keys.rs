@@ -10,7 +10,6 @@ const TOP: &[&str] = &[
 
 /// Keys of services that stay within the application, or whose values are looked at.
 const SERVICE: &[&str] = &[
-    "annotations",
     "attach",
     "build",
     "cap_drop",
@@ -80,6 +79,7 @@ const SERVICE: &[&str] = &[
 
 /// Keys of services that reach the node, and what they do to it.
 const NEEDS_RIGHT: &[(&str, &str)] = &[
+    ("annotations", "reaches the OCI runtime on the node"),
     ("blkio_config", "names devices of the node"),
     ("cap_add", "adds rights of the kernel"),
     ("cgroup", "leaves the container's control group"),

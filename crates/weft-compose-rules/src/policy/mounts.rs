@@ -53,6 +53,9 @@ fn is_path(source: &str) -> bool {
     source.starts_with(['/', '.', '~'])
 }
 
+/// What is said of a directory that is not the application's own.
+pub const OF_THE_NODE: &str = "mounts a directory of the node";
+
 /// A directory beside the Compose file may be mounted for reading. Were one written to, a container
 /// could put a link to anywhere into the next mount, or change the very file it is made from.
 fn bind(

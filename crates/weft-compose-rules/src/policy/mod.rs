@@ -1,21 +1,24 @@
 //! What a Compose file may ask of the node. Pure: paths are collected, and looked at by the caller.
 //!
-//! Two passes. The *raw* pass sees the text before Compose does: which keys there are, and which
-//! files Compose would read. The *model* pass sees values as Compose resolved them, with variables
-//! put in. A key that is in no list is refused, so that what a later Compose brings is looked at
-//! before it is let through.
+//! Two passes on the node. The *raw* pass sees the text before Compose does: which keys there are,
+//! and which files Compose would read. The *model* pass sees values as Compose resolved them, with
+//! variables put in. A key that is in no list is refused, so that what a later Compose brings is
+//! looked at before it is let through. Before them, the server looks at inline files *as written*.
 
 mod keys;
 mod mounts;
 mod service;
 mod top;
+mod written;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::{Map, Value as Json};
 
-pub(crate) use service::Service;
+pub use mounts::OF_THE_NODE;
+pub use service::{Build, Service};
+pub use written::check_written;
 
 /// The most services of an application.
 const MAX_SERVICES: usize = 64;
@@ -24,13 +27,13 @@ const MAX_CONTAINERS: u64 = 256;
 
 /// A part of a Compose file that is refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Refusal {
+pub struct Refusal {
     /// Where: `services.web.privileged`.
-    pub(crate) field: String,
+    pub field: String,
     /// Why, and what to write instead.
-    pub(crate) message: String,
+    pub message: String,
     /// Whether the right to privileged work would allow it.
-    pub(crate) needs_right: bool,
+    pub needs_right: bool,
 }
 
 impl fmt::Display for Refusal {
@@ -39,7 +42,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-type Checked<T = ()> = Result<T, Refusal>;
+/// A verdict.
+pub type Checked<T = ()> = Result<T, Refusal>;
 
 fn refuse<T>(field: impl Into<String>, message: impl Into<String>) -> Checked<T> {
     Err(Refusal {
@@ -50,21 +54,24 @@ fn refuse<T>(field: impl Into<String>, message: impl Into<String>) -> Checked<T>
 }
 
 /// What may be asked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rights {
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Rights {
     /// Whatever reaches the node: devices, its networks, its directories.
-    pub(crate) privileged: bool,
+    pub privileged: bool,
 }
 
 impl Rights {
     /// Refuses what only privileged work may have.
-    fn need(self, field: impl Into<String>, what: &str) -> Checked {
+    ///
+    /// # Errors
+    /// That it is refused, unless there is the right.
+    pub fn need(self, field: impl Into<String>, what: &str) -> Checked {
         if self.privileged {
             return Ok(());
         }
         Err(Refusal {
             field: field.into(),
-            message: format!("{what}; only where the namespace's policy allows privileged work"),
+            message: what.to_owned(),
             needs_right: true,
         })
     }
@@ -72,7 +79,7 @@ impl Rights {
 
 /// What a path in a Compose file is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Use {
+pub enum Use {
     /// Read by Compose: more of the file, to be checked like it.
     Extends,
     /// Read by Compose, or mounted: a file.
@@ -85,33 +92,33 @@ pub(crate) enum Use {
 
 /// A path that a Compose file refers to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Reference {
+pub struct Reference {
     /// Where.
-    pub(crate) field: String,
+    pub field: String,
     /// As written in the raw pass; absolute in the model pass.
-    pub(crate) path: String,
+    pub path: String,
     /// What for.
-    pub(crate) purpose: Use,
+    pub purpose: Use,
 }
 
 /// What Compose made of its files.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub(crate) struct Model {
+pub struct Model {
     /// `version`, which an override has to repeat.
-    pub(crate) version: Option<String>,
+    pub version: Option<String>,
     /// Services by name.
-    pub(crate) services: BTreeMap<String, Service>,
+    pub services: BTreeMap<String, Service>,
     /// Named volumes that are the application's own, as they are defined.
-    pub(crate) volumes: Map<String, Json>,
+    pub volumes: Map<String, Json>,
     /// Networks that are the application's own, as they are defined.
-    pub(crate) networks: Map<String, Json>,
+    pub networks: Map<String, Json>,
     /// Paths of the node that it refers to.
-    pub(crate) references: Vec<Reference>,
+    pub references: Vec<Reference>,
 }
 
 impl Model {
     /// Leaves only the services whose profiles are active.
-    pub(crate) fn activate(&mut self, profiles: &[String]) -> Checked {
+    pub fn activate(&mut self, profiles: &[String]) -> Checked {
         self.services.retain(|_, service| {
             let theirs = &service.profiles;
             theirs.is_empty() || theirs.iter().any(|name| profiles.contains(name))
@@ -126,7 +133,7 @@ impl Model {
     }
 
     /// In which order services are started: each one after those that it depends on.
-    pub(crate) fn stages(&self) -> BTreeMap<&str, u32> {
+    pub fn stages(&self) -> BTreeMap<&str, u32> {
         let mut stages: BTreeMap<&str, u32> = self
             .services
             .keys()
@@ -149,13 +156,13 @@ impl Model {
     }
 
     /// How many containers the application has.
-    pub(crate) fn containers(&self) -> u64 {
+    pub fn containers(&self) -> u64 {
         self.services.values().map(|service| service.replicas).sum()
     }
 }
 
 /// Checks a file before Compose reads it, and tells which further files Compose would read.
-pub(crate) fn check_raw(doc: &Json, rights: Rights) -> Checked<Vec<Reference>> {
+pub fn check_raw(doc: &Json, rights: Rights) -> Checked<Vec<Reference>> {
     let top = mapping("", doc)?;
     keys::check_top(top)?;
     let Some(services) = top.get("services") else {
@@ -174,7 +181,7 @@ pub(crate) fn check_raw(doc: &Json, rights: Rights) -> Checked<Vec<Reference>> {
 }
 
 /// Checks what Compose made of the files.
-pub(crate) fn check_model(doc: &Json, rights: Rights) -> Checked<Model> {
+pub fn check_model(doc: &Json, rights: Rights) -> Checked<Model> {
     let top = mapping("", doc)?;
     keys::check_top(top)?;
     let mut model = Model {

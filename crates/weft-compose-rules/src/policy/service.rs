@@ -6,30 +6,30 @@ use super::{Checked, Reference, Rights, Use, is_nothing, items, keys, mapping, m
 
 /// What is built.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Build {
+pub struct Build {
     /// The directory it is built from, absolute.
-    pub(crate) context: String,
+    pub context: String,
 }
 
 /// What a service is made of, and what it asks for.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Service {
+pub struct Service {
     /// Its image, unless it is only built.
-    pub(crate) image: Option<String>,
+    pub image: Option<String>,
     /// How its image is built.
-    pub(crate) build: Option<Build>,
+    pub build: Option<Build>,
     /// How many containers it has.
-    pub(crate) replicas: u64,
+    pub replicas: u64,
     /// Its own limit on memory, in bytes.
-    pub(crate) memory: Option<u64>,
+    pub memory: Option<u64>,
     /// Its own limit on CPU, in millicores.
-    pub(crate) cpu: Option<u64>,
+    pub cpu: Option<u64>,
     /// With which it is active; always, when there are none.
-    pub(crate) profiles: Vec<String>,
+    pub profiles: Vec<String>,
     /// Services that are there before it.
-    pub(crate) depends_on: Vec<String>,
+    pub depends_on: Vec<String>,
     /// Whether it has its own limit on processes.
-    pub(crate) limits_pids: bool,
+    pub limits_pids: bool,
 }
 
 const BUILD_KEYS: &[&str] = &[
@@ -259,7 +259,8 @@ fn replicas(at: &str, service: &Map<String, Json>, deploy: &Map<String, Json>) -
         ("deploy.replicas", deploy.get("replicas")),
     ] {
         if let Some(value) = value.filter(|value| !value.is_null()) {
-            return match value.as_u64() {
+            let written = value.as_str().and_then(|text| text.trim().parse().ok());
+            return match value.as_u64().or(written) {
                 Some(count @ 0..=64) => Ok(count),
                 _ => refuse(format!("{at}.{key}"), "not between 0 and 64"),
             };
