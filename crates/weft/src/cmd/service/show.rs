@@ -45,6 +45,15 @@ pub fn show(view: &WorkloadView, output: &Output) -> Result<(), Failed> {
         ];
         output.list(&view.units, &columns, unit_row, |unit| unit.id.clone())?;
     }
+    for unit in view.units.iter().filter(|unit| !unit.parts.is_empty()) {
+        let source = unit.source.as_ref().map(|source| format!(", {source}"));
+        let source = source.unwrap_or_default();
+        output.line(&format!("\nparts of unit {}{source}:", unit.number))?;
+        let width = unit.parts.keys().map(String::len).max().unwrap_or(0);
+        for (part, state) in &unit.parts {
+            output.line(&format!("  {part:width$}  {state}"))?;
+        }
+    }
     for unit in view.units.iter().filter(|unit| !unit.evidence.is_empty()) {
         output.line(&format!("\nlast lines of unit {}:", unit.number))?;
         for line in &unit.evidence {
