@@ -190,11 +190,25 @@ fn parse(raw: &[u8]) -> Option<LogLine> {
 pub(crate) fn tail(dir: &Path, count: usize) -> Vec<String> {
     let lines = read_after(dir, 0).unwrap_or_default();
     let last = lines.len().saturating_sub(count);
-    let shown = lines[last..].iter().map(|line| {
-        let text = String::from_utf8_lossy(&line.line);
-        text.chars().filter(|c| !c.is_control()).collect()
-    });
-    shown.collect()
+    let last = lines[last..].iter();
+    last.map(|line| shown(&String::from_utf8_lossy(&line.line)))
+        .collect()
+}
+
+/// A line without control characters and without what they introduce: firmware and boot loaders
+/// clear the screen and set colours (ECMA-48, 5.4).
+fn shown(line: &str) -> String {
+    let mut text = String::with_capacity(line.len());
+    let mut rest = line.chars();
+    while let Some(c) = rest.next() {
+        if c != '\u{1b}' {
+            text.extend(Some(c).filter(|c| !c.is_control()));
+        } else if rest.next() == Some('[') {
+            // Parameters, then one character that says what it is.
+            let _ = rest.find(|c| ('@'..='~').contains(c));
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -232,6 +246,14 @@ mod tests {
             text(read_after(dir.path(), 2_000).unwrap()),
             [named(3_000, "login: ")]
         );
+    }
+
+    #[test]
+    fn evidence_is_what_a_screen_would_show() {
+        let firmware = "\u{1b}c\u{1b}[?7l\u{1b}[2J\u{1b}[0mSeaBIOS\u{7} (1.16)";
+        assert_eq!(shown(firmware), "SeaBIOS (1.16)");
+        assert_eq!(shown("cut \u{1b}[3"), "cut ");
+        assert_eq!(shown("grün \u{1b}"), "grün ");
     }
 
     #[test]

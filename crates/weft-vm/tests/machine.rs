@@ -181,6 +181,8 @@ async fn machine_has_a_user_of_its_own_and_does_not_reach_the_loopback_of_its_no
     until_printed(&vms, unit.id, "kept away").await;
     let reached = tokio::time::timeout(Duration::from_millis(100), listener.accept()).await;
     assert!(reached.is_err(), "a machine has connected");
+    // The guest's program ends only when the connection does.
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
 
     let named = format!("guest={}\0", unit.id);
     let process = std::fs::read_dir("/proc").unwrap().flatten().find(|entry| {
