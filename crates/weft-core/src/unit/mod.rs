@@ -372,6 +372,13 @@ impl Machine {
     }
 
     fn look(&mut self, out: &mut Vec<Output>) {
+        // An engine that did not answer may have come back.
+        if let State::Resting {
+            then: Then::Look, ..
+        } = self.state
+        {
+            return self.rested(Then::Look, out);
+        }
         if !matches!(self.state, State::Running(_)) {
             return;
         }

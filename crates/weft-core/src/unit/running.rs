@@ -97,6 +97,11 @@ impl Machine {
         match seen.phase {
             Phase::Running { since_ms } => self.seen_running(now, since_ms, seen.healthy, out),
             Phase::Paused => self.seen_paused(now, out),
+            // Ended because the node had lost its lease: it has not failed.
+            Phase::Exited {
+                reason: Some(Reason::NodeLost),
+                ..
+            } => self.admit(out),
             Phase::Exited {
                 exit_code,
                 signal,

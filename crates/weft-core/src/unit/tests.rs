@@ -456,6 +456,53 @@ fn a_lost_lease_stops_an_exclusive_unit_in_every_state() {
 }
 
 #[test]
+fn what_was_ended_for_a_lost_lease_has_not_failed() {
+    let mut bench = Bench::new(Settings {
+        exclusive: true,
+        restart: RestartPolicy {
+            policy: RestartWhen::No,
+            max: None,
+        },
+        ..settings()
+    });
+    let ended = Observation::of(Phase::Exited {
+        exit_code: Some(143),
+        signal: Some(15),
+        reason: Some(Reason::NodeLost),
+        detail: String::new(),
+    });
+    bench.up().input(Input::Look).sees(ended.clone());
+    assert_eq!(bench.action(), Action::Admit);
+    bench.input(Input::Lease(LOST));
+    bench.did(&Action::Stop { grace_ms: 300 });
+    bench.input(Input::Lease(Lease::Held)).sees(ended);
+    bench.did(&Action::Admit);
+    assert_eq!(
+        (bench.status().restarts, bench.status().given_up),
+        (0, false)
+    );
+    assert_eq!(bench.machine.memory().failures, 0);
+}
+
+#[test]
+fn an_engine_that_comes_back_is_asked_before_its_time() {
+    let mut bench = Bench::new(settings());
+    bench.input(Input::Ordered(run()));
+    let call = bench.call();
+    bench.input(Input::Seen {
+        call,
+        result: Err(Failure::new(
+            "run",
+            Reason::RuntimeUnavailable,
+            "it is down",
+        )),
+    });
+    assert!(bench.status().next_try_ms.is_some());
+    bench.input(Input::Look).sees_running();
+    assert!(bench.status().ready && bench.status().next_try_ms.is_none());
+}
+
+#[test]
 fn a_lost_lease_shortens_a_stop_that_is_under_way() {
     let mut bench = exclusive();
     bench.up().input(Input::Ordered(stop()));
