@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use weft_core::Epoch;
 use weft_core::dispatch::{BatchId, Submission, TaskRef, TaskResult};
 use weft_placement::{Availability, Candidate};
-use weft_types::{JobId, NodeId, Reason, Resources};
+use weft_types::{JobId, NodeCapacity, NodeId, Reason, Resources};
 
 use super::attempts::AttemptNote;
 use super::endings::Reply;
@@ -55,6 +55,8 @@ pub enum NodeReport {
         /// The way to its session.
         outbound: Outbound,
     },
+    /// It offers something else than what it said when it opened the session.
+    Offers(Box<NodeCapacity>),
     /// Results.
     Results(Vec<Report>),
     /// Tasks that began to run.

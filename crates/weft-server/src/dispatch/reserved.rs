@@ -23,6 +23,17 @@ impl Reserved {
         left
     }
 
+    /// A node has another capacity: what is left of it for tasks, when that is news.
+    pub(super) fn offers(&mut self, node: &NodeId, capacity: NodeCapacity) -> Option<Candidate> {
+        let known = self.nodes.get_mut(node)?;
+        if known.capacity == capacity {
+            return None;
+        }
+        known.capacity = capacity;
+        let known = known.clone();
+        Some(self.left_of(node, &known))
+    }
+
     /// A node takes work or does not.
     pub(super) fn availability(&mut self, node: &NodeId, availability: Availability) {
         if let Some(candidate) = self.nodes.get_mut(node) {
@@ -88,6 +99,23 @@ mod tests {
             cpu: Millicores(cpu),
             ..Resources::default()
         }
+    }
+
+    #[test]
+    fn another_offer_is_told_once_and_less_what_units_reserve() -> Result<(), String> {
+        let node: NodeId = "n".parse()?;
+        let capacity = |cpu| NodeCapacity {
+            cpu: Millicores(cpu),
+            ..NodeCapacity::default()
+        };
+        let mut reserved = Reserved::default();
+        assert_eq!(reserved.offers(&node, capacity(1)), None, "nobody knows it");
+        reserved.up(&node, Candidate::default());
+        reserved.set_units(node.clone(), reserve(1_500));
+        let left = reserved.offers(&node, capacity(4_000));
+        assert_eq!(left.map(|left| left.capacity.cpu), Some(Millicores(2_500)));
+        assert_eq!(reserved.offers(&node, capacity(4_000)), None);
+        Ok(())
     }
 
     #[test]

@@ -368,6 +368,14 @@ impl Shell {
                     },
                 );
             }
+            NodeReport::Offers(capacity) => {
+                let session = self.sessions.get(&node);
+                if session.is_some_and(|session| session.epoch == epoch)
+                    && let Some(candidate) = self.reserved.offers(&node, *capacity)
+                {
+                    self.step(now, Input::NodeChanged { node, candidate });
+                }
+            }
             NodeReport::Results(reports) => self.results(now, &node, epoch, reports),
             NodeReport::Started(tasks) => self.step(now, Input::Started { node, epoch, tasks }),
             NodeReport::Handback { tasks, reason } => {

@@ -198,6 +198,32 @@ impl Nodes {
         }
     }
 
+    /// A node offers something else than before; nothing is written when it does not.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub async fn offers(
+        &self,
+        node: &NodeId,
+        capacity: NodeCapacity,
+        missing: Vec<String>,
+    ) -> Result<(), Error> {
+        let changed = {
+            let mut entries = self.shared.entries.lock();
+            let Some(entry) = entries.get_mut(node) else {
+                return Ok(());
+            };
+            entry.live.missing = missing;
+            if entry.record.capacity == capacity {
+                return Ok(());
+            }
+            entry.record.capacity = capacity;
+            entry.record.clone()
+        };
+        self.shared.changed.send_replace(());
+        self.save(&changed).await
+    }
+
     /// A session's connection is gone; the lease decides what follows.
     pub fn session_closed(&self, node: &NodeId, epoch: Epoch) {
         tracing::debug!(%node, epoch, "session closed");

@@ -9,6 +9,7 @@ use weft_proto::v1::agent_message::Message;
 use weft_proto::v1::server_message::Message as Answer;
 use weft_types::{JobId, NodeId, Reason};
 
+use super::service::{offered, status_of};
 use crate::dispatch::{NodeReport, Report};
 use crate::liveness::Beat;
 use crate::services::reports::{Reports, take_loads};
@@ -124,6 +125,15 @@ impl Reader {
     }
 
     async fn report(&self, report: NodeReport) -> Result<(), Status> {
+    /// The node has found another backend, or lost one: whoever waits for that is placed.
+    async fn offers(&self, offer: v1::Offer) -> Result<(), Status> {
+        let (capacity, missing) = offered(&offer.capacity.unwrap_or_default())?;
+        let nodes = &self.server.nodes;
+        let told = nodes.offers(&self.node, capacity.clone(), missing).await;
+        told.map_err(|error| status_of(&error))?;
+        self.report(NodeReport::Offers(Box::new(capacity))).await
+    }
+
         let sent = self
             .server
             .dispatcher

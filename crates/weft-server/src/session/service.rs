@@ -13,7 +13,7 @@ use weft_pki::Identity;
 use weft_placement::Candidate;
 use weft_proto::v1;
 use weft_proto::v1::agent_message::Message;
-use weft_types::{Money, NodeId};
+use weft_types::{Money, NodeCapacity, NodeId};
 
 use super::reader::{Reader, task_refs};
 use super::writer::{MAX_READY_MESSAGES, Writer};
@@ -31,6 +31,8 @@ use crate::state::Server;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most tasks any agent may hold.
 const MAX_HELD_TASKS: u32 = 65_536;
+/// The most things that a node may lack.
+const MAX_MISSING: usize = 64;
 /// The longest text a node may send about itself, in bytes.
 const MAX_FACT_BYTES: usize = 256;
 
@@ -168,19 +170,13 @@ async fn open(
     ready: Ready,
 ) -> Result<(), Status> {
     let capacity_message = hello.capacity.unwrap_or_default();
-    let capacity = weft_proto::capacity_from_proto(&capacity_message)
-        .map_err(|error| Status::invalid_argument(format!("capacity.{error}")))?;
+    let (capacity, missing) = offered(&capacity_message)?;
     let held = task_refs(&hello.held)?;
     let facts = SessionFacts {
         capacity: capacity.clone(),
         hostname: short(&capacity_message.hostname),
         version: short(&hello.version),
-        missing: capacity_message
-            .missing
-            .iter()
-            .take(64)
-            .map(|text| short(text))
-            .collect(),
+        missing,
     };
     server
         .nodes
@@ -265,6 +261,14 @@ async fn serve_units(
         () = push.run() => {}
         () = writing => {}
     }
+}
+
+/// What a node says that it offers, and that it lacks.
+pub(super) fn offered(message: &v1::Capacity) -> Result<(NodeCapacity, Vec<String>), Status> {
+    let capacity = weft_proto::capacity_from_proto(message)
+        .map_err(|error| Status::invalid_argument(format!("capacity.{error}")))?;
+    let missing = message.missing.iter().take(MAX_MISSING);
+    Ok((capacity, missing.map(|text| short(text)).collect()))
 }
 
 fn short(text: &str) -> String {

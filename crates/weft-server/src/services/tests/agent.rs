@@ -79,12 +79,32 @@ impl Agent {
     /// Opens a session of a machine that may have units already.
     pub(in crate::services) async fn connect(
         state: &Arc<State>,
+    /// Joins a new machine that says at first that it runs only these.
+    pub(in crate::services) async fn join_offering(
+        state: &Arc<State>,
+        name: &str,
+        runtimes: &[&str],
+    ) -> Self {
+        let node = join(state, name).await;
+        Self::greet(state, node, Arc::default(), runtimes).await
+    }
+
         node: NodeId,
         machine: Arc<Mutex<Machine>>,
     ) -> Self {
         let (to_server, outgoing) = mpsc::channel(64);
         let mut client = client(state, &node);
-        to_server.send(hello()).await.expect("room");
+    ) -> Self {
+        let runtimes = ["op", "container", "compose", "vm"];
+        Self::greet(state, node, machine, &runtimes).await
+    }
+
+    async fn greet(
+        state: &Arc<State>,
+        node: NodeId,
+        machine: Arc<Mutex<Machine>>,
+        runtimes: &[&str],
+        to_server.send(hello(runtimes)).await.expect("room");
         let session = client.session(ReceiverStream::new(outgoing)).await;
         let messages = session.expect("a session").into_inner();
         let script = Script {
@@ -104,6 +124,20 @@ impl Agent {
     /// The units that run, by the image they run.
     pub(in crate::services) fn images(&self) -> Vec<String> {
         images(&self.machine.lock())
+    /// Says that it offers something else, and what it lacks.
+    pub(in crate::services) async fn offer(&self, runtimes: &[&str], missing: &[&str]) {
+        let mut capacity = capacity(runtimes);
+        capacity.missing = missing.iter().map(ToString::to_string).collect();
+        let offer = v1::Offer {
+            capacity: Some(capacity),
+        };
+        let message = v1::AgentMessage {
+            message: Some(Message::Offer(offer)),
+        };
+        // An older session may be over.
+        let _ = self.to_server.send(message).await;
+    }
+
     }
 }
 
@@ -141,23 +175,24 @@ pub(in crate::services) fn client(
     AgentClient::new(tower::util::BoxCloneSyncService::new(service))
 }
 
-fn hello() -> v1::AgentMessage {
-    let capacity = v1::Capacity {
+fn capacity(runtimes: &[&str]) -> v1::Capacity {
+    v1::Capacity {
         cpu_millicores: 4_000,
         memory_bytes: 4 << 30,
         disk_bytes: 100 << 30,
         arch: "x86_64".to_owned(),
         os: "linux".to_owned(),
-        runtimes: ["op", "container", "compose", "vm"]
-            .map(str::to_owned)
-            .to_vec(),
+        runtimes: runtimes.iter().map(ToString::to_string).collect(),
         max_held_tasks: 16,
         ..v1::Capacity::default()
-    };
+    }
+}
+
+fn hello(runtimes: &[&str]) -> v1::AgentMessage {
     v1::AgentMessage {
         message: Some(Message::Hello(v1::Hello {
             version: "test".to_owned(),
-            capacity: Some(capacity),
+            capacity: Some(capacity(runtimes)),
             peer_port: 7701,
             ..v1::Hello::default()
         })),

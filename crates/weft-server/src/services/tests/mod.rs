@@ -2,6 +2,7 @@
 
 mod agent;
 mod life;
+mod offers;
 mod refusals;
 mod restarts;
 mod streams;
