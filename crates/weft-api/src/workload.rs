@@ -258,6 +258,10 @@ pub struct WorkloadPatch {
     /// This many replicas from now on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<u32>,
+    /// `true`: a number that somebody set does not count any more: the load decides again, or the
+    /// specification.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unscale: bool,
     /// `true`: nothing of it runs until somebody starts it again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped: Option<bool>,

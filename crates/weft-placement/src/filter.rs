@@ -47,6 +47,13 @@ pub enum Refusal {
         /// Whether it may be taken away.
         interruptible: bool,
     },
+    /// The wrong services have units there.
+    Company {
+        /// Those that are wanted and have none.
+        lacking: Vec<String>,
+        /// Those that are not wanted and have some.
+        unwanted: Vec<String>,
+    },
     /// Too few GPUs of an acceptable model.
     Gpu {
         /// How many are needed.
@@ -103,6 +110,8 @@ pub enum RefusalKind {
     Provider,
     /// It may be taken away, or may not.
     Interruptible,
+    /// The wrong services have units there.
+    Company,
     /// Too few GPUs.
     Gpu,
     /// Too little CPU.
@@ -124,6 +133,7 @@ impl RefusalKind {
             Self::Region => "in another region",
             Self::Provider => "from another provider",
             Self::Interruptible => "of the wrong interruptibility",
+            Self::Company => "beside the wrong services",
             Self::Gpu => "with too few GPUs",
             Self::Cpu => "with too little CPU",
             Self::Memory => "with too little memory",
@@ -148,6 +158,7 @@ impl Refusal {
             Self::Region { .. } => RefusalKind::Region,
             Self::Provider { .. } => RefusalKind::Provider,
             Self::Interruptible { .. } => RefusalKind::Interruptible,
+            Self::Company { .. } => RefusalKind::Company,
             Self::Gpu { .. } => RefusalKind::Gpu,
             Self::Cpu { .. } => RefusalKind::Cpu,
             Self::Memory { .. } => RefusalKind::Memory,
@@ -171,6 +182,16 @@ impl fmt::Display for Refusal {
             Self::Interruptible {
                 interruptible: false,
             } => f.write_str("it is not interruptible"),
+            Self::Company { lacking, unwanted } => {
+                let without = lacking
+                    .iter()
+                    .map(|name| format!("{name} has no unit there"));
+                let beside = unwanted
+                    .iter()
+                    .map(|name| format!("{name} has a unit there"));
+                let all: Vec<String> = without.chain(beside).collect();
+                f.write_str(&all.join(", "))
+            }
             Self::Gpu {
                 needed,
                 free,
@@ -272,7 +293,14 @@ pub(crate) fn unsuitable(request: &Request, candidate: &Candidate) -> Option<Ref
         Interruptible::Forbid => interruptible,
         Interruptible::Require => !interruptible,
     };
-    refused.then_some(Refusal::Interruptible { interruptible })
+    if refused {
+        return Some(Refusal::Interruptible { interruptible });
+    }
+    let is_fine = candidate.lacking.is_empty() && candidate.unwanted.is_empty();
+    (!is_fine).then(|| Refusal::Company {
+        lacking: candidate.lacking.clone(),
+        unwanted: candidate.unwanted.clone(),
+    })
 }
 
 /// What depends on what is free.

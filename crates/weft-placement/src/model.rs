@@ -64,6 +64,10 @@ pub struct Candidate {
     pub provider: Box<str>,
     /// Where it is.
     pub region: Box<str>,
+    /// Services that have no unit there, beside which the request wants to be. Of one request.
+    pub lacking: Vec<String>,
+    /// Services that have a unit there, apart from which the request is to be. Of one request.
+    pub unwanted: Vec<String>,
     /// Its price.
     pub price_per_hour: Money,
     /// Whether it may be taken away.

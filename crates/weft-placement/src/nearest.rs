@@ -114,6 +114,19 @@ fn change_for(request: &Request, room: Room<'_>) -> Option<(u64, NearestChange)>
 
 /// The wish behind a refusal, when dropping this one alone is enough.
 fn droppable(request: &Request, refusal: &Refusal) -> Option<String> {
+    // Everything else was looked at before.
+    if let Refusal::Company { lacking, unwanted } = refusal {
+        let with = lacking
+            .iter()
+            .map(|name| format!("the wish to be with {name}"));
+        let apart = unwanted
+            .iter()
+            .map(|name| format!("the wish to be apart from {name}"));
+        return with
+            .chain(apart)
+            .next()
+            .filter(|_| lacking.len() + unwanted.len() == 1);
+    }
     let wanted = &request.placement;
     let single = [
         !wanted.labels.is_empty(),

@@ -208,6 +208,15 @@ pub struct PlacementSpec {
     /// What to spread units over.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spread: Option<Spread>,
+    /// Services of the same namespace that must have a unit on the node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
+    pub with: Vec<WorkloadName>,
+    /// Services of the same namespace that must have no unit on the node, whichever comes first.
+    /// With a service's own name in it, no node gets two of its units.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(feature = "schema", schema(value_type = Vec<String>))]
+    pub apart: Vec<WorkloadName>,
 }
 
 /// When and how often a task that failed is tried again.

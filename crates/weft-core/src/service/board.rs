@@ -1,12 +1,13 @@
 //! Nodes with what they have and what is reserved on them.
 
+mod company;
 mod place;
 mod preempt;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_placement::{Candidate, ClosedReason, Explanation, Free, NearestChange};
-use weft_types::{NodeId, Reason, Resources, UnitId, WorkloadId};
+use weft_types::{Namespace, NodeId, Reason, Resources, UnitId, WorkloadId, WorkloadName};
 
 use super::record::{Assignment, Intent};
 use super::vocabulary::{Action, Plan};
@@ -67,6 +68,12 @@ impl NodeHealth {
 pub struct BoundUnit {
     /// Where it is.
     pub node: NodeId,
+    /// The name of its workload.
+    pub name: Option<WorkloadName>,
+    /// The namespace of its workload.
+    pub namespace: Namespace,
+    /// Workloads of the namespace that are not to come to its node.
+    pub apart: Vec<WorkloadName>,
     /// What it reserves until it is gone.
     pub resources: Resources,
     /// The priority of its workload when it was made.
@@ -214,6 +221,9 @@ impl Board {
         let keeps_place = assignment.intent == Intent::Stop && assignment.keep_volumes;
         let unit = BoundUnit {
             node: assignment.node.clone(),
+            name: assignment.spec.name.clone(),
+            namespace: assignment.spec.namespace.clone(),
+            apart: assignment.spec.placement.apart.clone(),
             resources: assignment.spec.demand(),
             priority: assignment.spec.priority,
             intent: assignment.intent,

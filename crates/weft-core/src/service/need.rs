@@ -1,7 +1,10 @@
 //! What a unit needs of a node.
 
 use weft_placement::Request;
-use weft_types::{AccessMode, NodeId, RuntimeKind, UnitId, VolumeClass, Workload, WorkloadId};
+use weft_types::{
+    AccessMode, Namespace, NodeId, RuntimeKind, UnitId, VolumeClass, Workload, WorkloadId,
+    WorkloadName,
+};
 
 /// How long a service is taken to run when its price is weighed: an hour.
 const EXPECTED_RUN_MS: u32 = 3_600_000;
@@ -11,6 +14,10 @@ const EXPECTED_RUN_MS: u32 = 3_600_000;
 pub struct UnitRequest {
     /// Whose it is: spreading looks at its other units.
     pub workload: WorkloadId,
+    /// What others call it.
+    pub name: Option<WorkloadName>,
+    /// Where names are looked up.
+    pub namespace: Namespace,
     /// What it needs.
     pub need: Request,
     /// Larger goes first; room that a workload of greater priority waits for is not taken.
@@ -32,6 +39,8 @@ impl UnitRequest {
     pub fn new(workload: WorkloadId, spec: &Workload) -> Self {
         Self {
             workload,
+            name: spec.name.clone(),
+            namespace: spec.namespace.clone(),
             need: request_of(spec),
             priority: spec.priority,
             prefer: None,

@@ -16,6 +16,8 @@ const MAX_PORTS: usize = 256;
 const MAX_VOLUMES: usize = 64;
 const MAX_DISKS: usize = 16;
 const MAX_NETWORKS: usize = 8;
+/// The most services that one may be beside, or apart from.
+const MAX_COMPANY: usize = 16;
 
 /// The characters of a reference of an image, a path or a URL that reach a command line or a file.
 fn is_plain(text: &str) -> bool {
@@ -79,6 +81,7 @@ impl Workload {
         if self.name.is_none() {
             return refuse("name", "missing; a service is known by its name");
         }
+        self.check_company()?;
         self.check_replicas()?;
         match self.runtime {
             RuntimeKind::Container => match &self.container {
@@ -111,11 +114,34 @@ impl Workload {
             ("replicas", self.replicas.is_some()),
             ("scaling", self.scaling.is_some()),
             ("update", self.update.is_some()),
+            ("placement.with", !self.placement.with.is_empty()),
+            ("placement.apart", !self.placement.apart.is_empty()),
         ];
         match given.iter().find(|(_, given)| *given) {
             Some((field, _)) => refuse(*field, "only services have it; write `run: service`"),
             None => Ok(()),
         }
+    }
+
+    /// Which services are to be beside it, and which are not.
+    fn check_company(&self) -> Result<(), FieldError> {
+        let placement = &self.placement;
+        for (field, names) in [("with", &placement.with), ("apart", &placement.apart)] {
+            if names.len() > MAX_COMPANY {
+                let message = format!("more than {MAX_COMPANY} services");
+                return refuse(format!("placement.{field}"), message);
+            }
+        }
+        for (index, name) in placement.with.iter().enumerate() {
+            let field = format!("placement.with[{index}]");
+            if Some(name) == self.name.as_ref() {
+                return refuse(field, "its own name; its first unit would have no place");
+            }
+            if placement.apart.contains(name) {
+                return refuse(field, format!("{name} is in `placement.apart` as well"));
+            }
+        }
+        Ok(())
     }
 
     fn check_replicas(&self) -> Result<(), FieldError> {

@@ -38,6 +38,26 @@ fn ports_restarts_and_shares_have_a_short_form() {
 }
 
 #[test]
+fn company_is_of_other_services_and_of_services_only() {
+    let of = |placement: &str| {
+        service(&format!(
+            "runtime: container\ncontainer: {{image: a}}\nplacement: {{{placement}}}\n"
+        ))
+        .map(|_| ())
+    };
+    assert_eq!(of("with: [cache], apart: [x, batch]"), Ok(()));
+    assert_eq!(of("with: [x]"), Err("placement.with[0]".to_owned()));
+    let both = of("with: [a, b], apart: [b]");
+    assert_eq!(both, Err("placement.with[1]".to_owned()));
+    let names: Vec<String> = (0..17).map(|number| format!("s{number}")).collect();
+    let many = of(&format!("apart: [{}]", names.join(", ")));
+    assert_eq!(many, Err("placement.apart".to_owned()));
+    let job = "name: x\nruntime: process\nprocess: {command: [ls]}\nplacement: {apart: [a]}\n";
+    let refused = parse_workload(job, SourceFormat::Yaml).map_err(|error| error.path);
+    assert_eq!(refused.map(|_| ()), Err("placement.apart".to_owned()));
+}
+
+#[test]
 fn what_would_leave_its_place_is_refused() {
     for (spec, path) in [
         (

@@ -58,10 +58,12 @@ impl Board {
     /// What one node has for this request, whoever is beside it.
     pub(super) fn offer(&self, request: &UnitRequest, node: &NodeId) -> Option<Offered> {
         let known = self.nodes.get(node)?;
+        let mut candidate = known.as_offered(node);
+        self.look_at_company(request, node, &mut candidate);
         Some(Offered {
             id: CandidateId(0),
             node: node.clone(),
-            candidate: known.as_offered(node),
+            candidate,
             free: self.free_for(request, node, known),
             on_node: 0,
             in_zone: 0,

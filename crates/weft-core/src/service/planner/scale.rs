@@ -66,12 +66,16 @@ impl Draft<'_> {
     /// Follows the load.
     pub(super) fn scale(&mut self) {
         self.wanted = self.base_wanted();
-        let is_followed = self.view.workload.scale.is_none() && self.wanted > 0;
-        let scaling = self.spec().scaling.as_ref().filter(|_| is_followed);
-        let Some(scaling) = scaling else {
-            self.rollout.easing = None;
+        let Some(scaling) = &self.spec().scaling else {
             return;
         };
+        if self.view.workload.scale.is_some() {
+            self.follow_people();
+        }
+        if self.view.workload.scale.is_some() || self.wanted == 0 {
+            self.rollout.easing = None;
+            return;
+        }
         self.wake_at(self.now.now_ms.saturating_add(LOOK_MS));
         let current: Vec<Unit<'_>> = self
             .units
@@ -92,6 +96,14 @@ impl Draft<'_> {
                 self.grow(scaling, count);
             }
             _ => self.rollout.easing = None,
+        }
+    }
+
+    /// When people take back what they set, the load decides from there on, with its cooldowns.
+    fn follow_people(&mut self) {
+        if self.rollout.scaled != Some(self.wanted) {
+            self.rollout.scaled = Some(self.wanted);
+            self.rollout.scaled_ms = self.now.now_ms;
         }
     }
 

@@ -148,6 +148,21 @@ fn what_people_set_stands_whatever_the_load() {
 }
 
 #[test]
+fn what_people_set_is_where_the_load_goes_on_when_they_take_it_back() {
+    let mut bench = scaled();
+    load(&mut bench, 0);
+    bench.record.scale = Some(5);
+    assert_eq!(wanted(&mut bench), 5);
+    bench.obey();
+    load(&mut bench, 0);
+    bench.pass(600_000);
+    bench.record.scale = None;
+    assert_eq!(wanted(&mut bench), 5, "nothing goes without its cooldown");
+    bench.pass(300_000);
+    assert_eq!(wanted(&mut bench), 1);
+}
+
+#[test]
 fn scaling_replaces_nothing() {
     let mut bench = scaled();
     load(&mut bench, 900);
