@@ -264,6 +264,7 @@ async fn open_services(
         sealer: services::secrets::Sealer::load_or_create(&config.data_dir.join("secrets.key"))?,
         sessions: Default::default(),
         endpoints: Default::default(),
+        port_errors: Default::default(),
         loads: Default::default(),
         tunnels: Default::default(),
         board: Default::default(),

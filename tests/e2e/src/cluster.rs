@@ -1,6 +1,8 @@
 //! Servers and agents as processes of their own, killed with their test.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -146,12 +148,44 @@ impl Cluster {
             .env("WEFT_CONTEXT", self.admin_file())
     }
 
+    /// A connection to the server, made inside its network namespace.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    ///
+    /// # Panics
+    /// When there is no such namespace.
+    pub fn dial(&self) -> std::io::Result<TcpStream> {
+        let address = format!("{}:{}", self.host(), self.port());
+        let Some(name) = self.options.namespace.clone() else {
+            return TcpStream::connect(address);
+        };
+        // The namespace is that of the thread that makes the socket: one of its own is taken for it.
+        let dialled = std::thread::spawn(move || {
+            let namespace = std::fs::File::open(Path::new("/run/netns").join(&name));
+            let namespace = namespace.expect("the namespace");
+            // SAFETY: setns has no memory preconditions; the descriptor is open.
+            let entered = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+            assert_eq!(entered, 0, "{}", std::io::Error::last_os_error());
+            TcpStream::connect(address)
+        });
+        dialled.join().expect("the thread ends")
+    }
+
     /// A request of the API with `curl` and the cluster's credentials.
     pub fn curl(&self, args: &[&str], path: &str) -> std::process::Output {
         let pki = self.data_dir().join("pki/admin");
-        Command::new("curl")
+        let mut command = match &self.options.namespace {
+            None => Command::new("curl"),
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name, "curl"]);
+                command
+            }
+        };
+        command
             .args(["-sS", "--max-time", "60", "--resolve"])
-            .arg(format!("weft:{}:127.0.0.1", self.port()))
+            .arg(format!("weft:{}:{}", self.port(), self.host()))
             .arg("--cacert")
             .arg(pki.join("ca.pem"))
             .arg("--cert")
@@ -162,6 +196,14 @@ impl Cluster {
             .arg(format!("https://weft:{}{path}", self.port()))
             .output()
             .expect("curl runs")
+    }
+
+    /// The host of the server's address.
+    fn host(&self) -> String {
+        let url = self.url();
+        let address = url.trim_start_matches("https://");
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        host.to_owned()
     }
 
     /// The port of the server.

@@ -106,7 +106,9 @@ pub async fn tls(
         }
     };
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let stream = TcpStream::connect(format!("127.0.0.1:{}", cluster.port())).await?;
+    let stream = cluster.dial()?;
+    stream.set_nonblocking(true)?;
+    let stream = TcpStream::from_std(stream)?;
     stream.set_nodelay(true)?;
     let name = ServerName::try_from("weft").expect("a name");
     TlsConnector::from(Arc::new(config))

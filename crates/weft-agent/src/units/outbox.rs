@@ -32,6 +32,9 @@ struct State {
     /// What was gone when it was forgotten, and has to be told all the same.
     last: Vec<UnitStatus>,
     loads: Option<v1::UnitLoads>,
+    /// Published ports that are not served, and whether that has to be told.
+    ports: v1::PortErrors,
+    tell_ports: bool,
 }
 
 impl Outbox {
@@ -42,6 +45,7 @@ impl Outbox {
         state.units.clear();
         state.last.clear();
         state.loads = None;
+        state.tell_ports = !state.ports.errors.is_empty();
         drop(state);
         self.changed.notify_one();
     }
@@ -72,6 +76,15 @@ impl Outbox {
         self.changed.notify_one();
     }
 
+    /// Published ports that are not served now, all of them.
+    pub(super) fn ports(&self, ports: v1::PortErrors) {
+        let mut state = self.state.lock();
+        state.ports = ports;
+        state.tell_ports = true;
+        drop(state);
+        self.changed.notify_one();
+    }
+
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -90,6 +103,9 @@ impl Outbox {
             state.units.clear();
             drop(state);
             return Some(reports(true, all()));
+        }
+        if std::mem::take(&mut state.tell_ports) {
+            return Some(Message::Ports(state.ports.clone()));
         }
         if state.units.is_empty() && state.last.is_empty() {
             return state.loads.take().map(Message::Loads);

@@ -91,6 +91,25 @@ impl Ports {
         }
     }
 
+    /// Hands on which published ports are not served, whenever that changes.
+    pub(super) async fn follow_errors(&self, tell: impl Fn(v1::PortErrors)) {
+        let Some((proxy, _)) = &self.proxy else {
+            return;
+        };
+        let mut errors = proxy.errors();
+        while errors.changed().await.is_ok() {
+            let now = errors.borrow_and_update();
+            let now = now.iter().map(|error| v1::PortError {
+                port: error.port.into(),
+                workload: error.workload.to_string(),
+                detail: error.text.clone(),
+            });
+            tell(v1::PortErrors {
+                errors: now.collect(),
+            });
+        }
+    }
+
     /// Requests that each unit has had.
     pub(super) fn requests(&self) -> HashMap<UnitId, u64> {
         let Some((proxy, _)) = &self.proxy else {

@@ -85,7 +85,7 @@ pub(super) fn why(view: WhyView) -> api::Why {
 }
 
 /// A word of the contract as it is in JSON.
-fn word(value: &impl serde::Serialize) -> String {
+pub(super) fn word(value: &impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(serde_json::Value::String(word)) => word,
         _ => String::new(),

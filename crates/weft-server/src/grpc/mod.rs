@@ -1,7 +1,7 @@
 //! The clients' interface over gRPC, beside REST: the same operations by the same functions.
 //!
 //! - [`service`]: the methods; each parses, asks what the REST handler asks, and converts.
-//! - [`services`]: what those of services do.
+//! - [`services`], [`unit_streams`]: what those of services do.
 //! - [`convert`]: between messages and the shapes of `weft-api`.
 //! - [`status`]: problem documents as gRPC statuses.
 //! - [`health`]: the standard health service.
@@ -12,6 +12,7 @@ mod service;
 mod services;
 mod status;
 mod stream;
+mod unit_streams;
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 use weft_proto::api;
 use weft_types::{JobId, Workload, parse_json};
 
-use super::{convert, services, status, stream};
+use super::{convert, services, status, stream, unit_streams};
 use crate::metrics::Door;
 use crate::rest::events::{EventParams, follow};
 use crate::rest::page::{MAX_WAIT, PageParams, job_id};
@@ -96,9 +96,9 @@ impl api::weft_server::Weft for WeftService {
     type WatchStream = MessageStream<api::Job>;
     type ResultsStream = MessageStream<api::TaskResult>;
     type EventsStream = MessageStream<api::Event>;
-    type WorkloadLogsStream = services::Answers<api::UnitLogLine>;
-    type ExecStream = services::Answers<api::ExecResponse>;
-    type PortForwardStream = services::Answers<api::PortForwardResponse>;
+    type WorkloadLogsStream = unit_streams::Answers<api::UnitLogLine>;
+    type ExecStream = unit_streams::Answers<api::ExecResponse>;
+    type PortForwardStream = unit_streams::Answers<api::PortForwardResponse>;
 
     async fn submit(&self, request: Request<api::SubmitRequest>) -> Answer<api::Job> {
         let request = request.into_inner();
@@ -243,6 +243,22 @@ impl api::weft_server::Weft for WeftService {
         answer(page, |message| message)
     }
 
+    async fn plan_workload(
+        &self,
+        request: Request<api::ApplyRequest>,
+    ) -> Answer<api::PlanWorkloadResponse> {
+        let planned = services::planned(&self.server, request.into_inner()).await;
+        answer(planned, |message| message)
+    }
+
+    async fn explain_workload(
+        &self,
+        request: Request<api::ExplainWorkloadRequest>,
+    ) -> Answer<api::ExplainWorkloadResponse> {
+        let explained = services::explained(&self.server, request.get_ref());
+        answer(explained, |message| message)
+    }
+
     async fn patch_workload(
         &self,
         request: Request<api::PatchWorkloadRequest>,
@@ -271,7 +287,7 @@ impl api::weft_server::Weft for WeftService {
         &self,
         request: Request<Streaming<api::ExecRequest>>,
     ) -> Answer<Self::ExecStream> {
-        let opened = services::exec(&self.server, request.into_inner()).await;
+        let opened = unit_streams::exec(&self.server, request.into_inner()).await;
         answer(opened, |stream| stream)
     }
 
@@ -279,7 +295,7 @@ impl api::weft_server::Weft for WeftService {
         &self,
         request: Request<Streaming<api::PortForwardRequest>>,
     ) -> Answer<Self::PortForwardStream> {
-        let opened = services::port_forward(&self.server, request.into_inner()).await;
+        let opened = unit_streams::port_forward(&self.server, request.into_inner()).await;
         answer(opened, |stream| stream)
     }
 }

@@ -1,37 +1,25 @@
 //! Services over gRPC: messages in, the functions of REST, messages out.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
-use tokio::sync::mpsc;
+use futures::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
-use weft_api::{UnitLogView, UnitView, WorkloadPatch, WorkloadView};
-use weft_proto::v1::open_tunnel::What;
-use weft_proto::v1::tunnel_frame::Frame;
-use weft_proto::{api, v1};
+use weft_api::{ChangeView, ConsideredView, UnitLogView, UnitView, WorkloadPatch, WorkloadView};
+use weft_proto::api;
 use weft_types::{FieldError, Workload, parse_json};
 
-use super::convert::why;
-use super::status::{self, malformed};
-use crate::outcome;
+use super::convert::{why, word};
+use super::unit_streams::Answers;
 use crate::rest::problem::ApiError;
-use crate::rest::unit_streams::{checked_exec, checked_port, since_ms, tunnel};
+use crate::rest::unit_streams::since_ms;
 use crate::rest::workloads::{
-    Condition, ListParams, ShowParams, applied, deleted, page, patched, shown,
+    Condition, ListParams, ShowParams, applied, deleted, explanation, page, patched, shown,
 };
-use crate::services::tunnels::{Reader, Tunnel, Writer, failure};
-use crate::services::{find, logs};
+use crate::services::{find, logs, plan};
 use crate::state::Server;
 
-/// Messages that wait for a client; a slower one slows down the unit.
-const MAX_WAITING_MESSAGES: usize = 16;
-
-/// A stream of answers.
-pub type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-fn given(text: String) -> Option<String> {
+/// What was given; nothing when it is empty.
+pub(super) fn given(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
@@ -40,25 +28,84 @@ pub async fn apply(
     server: &Server,
     request: api::ApplyRequest,
 ) -> Result<api::ApplyResponse, ApiError> {
-    let workload = parse_json(request.workload.as_bytes());
-    let workload: Workload = workload.map_err(|error| error.within("workload"))?;
-    let applied = applied(server, workload, request.revision)
+    let applied = applied(server, specification(&request)?, request.revision)
         .await
         .map_err(|error| error.within("workload"))?;
-    let outcome = serde_json::to_value(applied.outcome).unwrap_or_default();
     Ok(api::ApplyResponse {
-        outcome: outcome.as_str().unwrap_or_default().to_owned(),
-        changes: applied
-            .changes
-            .into_iter()
-            .map(|change| api::Change {
-                path: change.path,
-                from: change.from,
-                to: change.to,
-            })
-            .collect(),
+        outcome: word(&applied.outcome),
+        changes: changes(applied.changes),
         workload: Some(service(applied.workload)),
     })
+}
+
+fn specification(request: &api::ApplyRequest) -> Result<Workload, FieldError> {
+    parse_json(request.workload.as_bytes()).map_err(|error: FieldError| error.within("workload"))
+}
+
+fn changes(changes: Vec<ChangeView>) -> Vec<api::Change> {
+    let changes = changes.into_iter().map(|change| api::Change {
+        path: change.path,
+        from: change.from,
+        to: change.to,
+    });
+    changes.collect()
+}
+
+/// What applying a service would do.
+pub async fn planned(
+    server: &Server,
+    request: api::ApplyRequest,
+) -> Result<api::PlanWorkloadResponse, ApiError> {
+    let plan = plan::dry_run(server, specification(&request)?, request.revision)
+        .await
+        .map_err(|error| error.within("workload"))?;
+    let placements = plan.placements.into_iter().map(|unit| api::PlannedUnit {
+        node: unit.node,
+        considered: considered(unit.considered),
+    });
+    Ok(api::PlanWorkloadResponse {
+        outcome: word(&plan.outcome),
+        changes: changes(plan.changes),
+        replaces_units: plan.replaces_units,
+        placements: placements.collect(),
+        price_per_hour: plan.price_per_hour,
+        why: plan.why.map(why),
+        nearest_change: plan.nearest_change,
+    })
+}
+
+/// Why units are where they are, or nowhere.
+pub fn explained(
+    server: &Server,
+    request: &api::ExplainWorkloadRequest,
+) -> Result<api::ExplainWorkloadResponse, ApiError> {
+    let namespace = find::namespace(Some(&request.namespace))?;
+    let view = explanation(server, &request.workload, &namespace)?;
+    Ok(api::ExplainWorkloadResponse {
+        id: view.id,
+        state: view.state,
+        summary: view.summary,
+        why: view.why.map(why),
+        considered: considered(view.considered),
+        nearest_change: view.nearest_change,
+    })
+}
+
+fn considered(views: Vec<ConsideredView>) -> Vec<api::Considered> {
+    let views = views.into_iter().map(|view| {
+        let terms = view.terms.into_iter().map(|term| api::ScoreTerm {
+            name: term.name,
+            micro_dollars: term.micro_dollars,
+        });
+        api::Considered {
+            node: view.node,
+            chosen: view.chosen,
+            refused: view.refused,
+            terms: terms.collect(),
+            score: view.score,
+        }
+    });
+    views.collect()
 }
 
 /// One service.
@@ -114,6 +161,7 @@ pub async fn patch(
 ) -> Result<api::ServiceView, ApiError> {
     let patch = WorkloadPatch {
         scale: request.scale,
+        unscale: request.unscale,
         stopped: request.stopped,
         restart: request.restart,
     };
@@ -176,159 +224,6 @@ fn log_line(line: UnitLogView) -> api::UnitLogLine {
         at: line.at,
         stream: line.stream,
         line: line.line,
-    }
-}
-
-/// Runs a command inside a unit.
-pub async fn exec(
-    server: &Arc<Server>,
-    mut requests: Streaming<api::ExecRequest>,
-) -> Result<Answers<api::ExecResponse>, ApiError> {
-    use api::exec_request::Message;
-    let first = requests
-        .message()
-        .await
-        .map_err(|status| malformed(&status))?;
-    let Some(Message::Start(start)) = first.and_then(|first| first.message) else {
-        return Err(FieldError::new("start", "the first message must be `start`").into());
-    };
-    let size = start.size.unwrap_or_default();
-    let exec = checked_exec(v1::ExecStart {
-        command: start.command,
-        part: start.part,
-        tty: start.tty,
-        columns: size.columns,
-        rows: size.rows,
-    })?;
-    let target = (start.workload, given(start.namespace), given(start.unit));
-    let tunnel = tunnel(server, target, What::Exec(exec)).await?;
-    let to_frame = |request: api::ExecRequest| match request.message? {
-        Message::Stdin(bytes) => Some(Frame::Stdin(bytes)),
-        Message::Eof(_) => Some(Frame::Eof(true)),
-        Message::Resize(size) => Some(Frame::Resize(v1::Resize {
-            columns: size.columns,
-            rows: size.rows,
-        })),
-        Message::Start(_) => None,
-    };
-    Ok(carry(server, requests, tunnel, to_frame, exec_answer))
-}
-
-/// An answer, and whether it is the last.
-fn exec_answer(frame: Frame) -> Option<(Result<api::ExecResponse, Status>, bool)> {
-    use api::exec_response::Message;
-    let (message, is_last) = match frame {
-        Frame::Stdout(bytes) => (Message::Stdout(bytes), false),
-        Frame::Stderr(bytes) => (Message::Stderr(bytes), false),
-        Frame::Exit(code) => (Message::ExitCode(code), true),
-        Frame::Error(error) => {
-            let (reason, detail) = failure(&error);
-            (Message::Error(why(outcome::why(reason, &detail))), true)
-        }
-        _ => return None,
-    };
-    let message = Some(message);
-    Some((Ok(api::ExecResponse { message }), is_last))
-}
-
-/// A connection to a port inside a unit.
-pub async fn port_forward(
-    server: &Arc<Server>,
-    mut requests: Streaming<api::PortForwardRequest>,
-) -> Result<Answers<api::PortForwardResponse>, ApiError> {
-    use api::port_forward_request::Message;
-    let first = requests
-        .message()
-        .await
-        .map_err(|status| malformed(&status))?;
-    let Some(Message::Start(start)) = first.and_then(|first| first.message) else {
-        return Err(FieldError::new("start", "the first message must be `start`").into());
-    };
-    let port = checked_port(start.port)?;
-    let target = (start.workload, given(start.namespace), given(start.unit));
-    let tunnel = tunnel(server, target, What::Port(port)).await?;
-    let to_frame = |request: api::PortForwardRequest| match request.message? {
-        Message::Data(bytes) => Some(Frame::Data(bytes)),
-        Message::Start(_) => None,
-    };
-    Ok(carry(server, requests, tunnel, to_frame, port_answer))
-}
-
-fn port_answer(frame: Frame) -> Option<(Result<api::PortForwardResponse, Status>, bool)> {
-    match frame {
-        Frame::Data(data) => Some((Ok(api::PortForwardResponse { data }), false)),
-        Frame::Error(error) => {
-            let (reason, detail) = failure(&error);
-            let status = Status::unavailable(format!("{reason}: {detail}"));
-            Some((Err(status), true))
-        }
-        _ => None,
-    }
-}
-
-/// What a frame is to a client, and whether it is the last; nothing when it says nothing.
-type ToAnswer<A> = fn(Frame) -> Option<(Result<A, Status>, bool)>;
-
-/// Carries messages both ways until the unit ends or the client is gone.
-fn carry<Q, A>(
-    server: &Arc<Server>,
-    requests: Streaming<Q>,
-    tunnel: Tunnel,
-    to_frame: impl Fn(Q) -> Option<Frame> + Send + 'static,
-    answer: ToAnswer<A>,
-) -> Answers<A>
-where
-    Q: Send + 'static,
-    A: Send + 'static,
-{
-    let (sender, receiver) = mpsc::channel(MAX_WAITING_MESSAGES);
-    let server = Arc::clone(server);
-    tokio::spawn(async move {
-        let Tunnel { writer, reader } = tunnel;
-        tokio::select! {
-            () = up(requests, writer, to_frame) => {}
-            () = down(reader, &sender, answer) => {}
-            () = sender.closed() => {}
-            () = server.stopping.cancelled() => {
-                let _ = sender.try_send(Err(status::of(&ApiError::stopping())));
-            }
-        }
-    });
-    Box::pin(ReceiverStream::new(receiver))
-}
-
-/// From the client to the unit; ends when the client breaks off. One that has nothing more to say
-/// still listens.
-async fn up<Q>(mut requests: Streaming<Q>, writer: Writer, to_frame: impl Fn(Q) -> Option<Frame>) {
-    loop {
-        match requests.message().await {
-            Ok(Some(request)) => {
-                let Some(frame) = to_frame(request) else {
-                    return;
-                };
-                if !writer.send(frame).await {
-                    break;
-                }
-            }
-            Ok(None) => break,
-            Err(_) => return,
-        }
-    }
-    std::future::pending::<()>().await;
-}
-
-async fn down<A>(
-    mut reader: Reader,
-    sender: &mpsc::Sender<Result<A, Status>>,
-    answer: ToAnswer<A>,
-) {
-    while let Some(frame) = reader.next().await {
-        let Some((message, is_last)) = answer(frame) else {
-            continue;
-        };
-        if sender.send(message).await.is_err() || is_last {
-            return;
-        }
     }
 }
 

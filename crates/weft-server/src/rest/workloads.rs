@@ -19,7 +19,7 @@ use super::problem::ApiError;
 use super::{App, explain};
 use crate::services::cache::Service;
 use crate::services::view::{Detail, view};
-use crate::services::{apply, find, plan};
+use crate::services::{apply, change, find, plan};
 use crate::state::Server;
 
 /// Parameters of an apply.
@@ -247,7 +247,7 @@ pub(crate) async fn patched(
     if_match: Option<u64>,
 ) -> Result<WorkloadView, ApiError> {
     let found = find::service(server, id, namespace)?;
-    let record = apply::patch(server, &find::key(&found), patch, if_match).await?;
+    let record = change::patch(server, &find::key(&found), patch, if_match).await?;
     let changed = find::service(server, &record.id.to_string(), namespace)?;
     Ok(view(server, &changed, Detail::Full))
 }
@@ -281,7 +281,7 @@ pub(crate) async fn deleted(
     wait: Duration,
 ) -> Result<(WorkloadView, bool), ApiError> {
     let found = find::service(server, id, namespace)?;
-    apply::delete(server, &find::key(&found), if_match).await?;
+    change::delete(server, &find::key(&found), if_match).await?;
     Ok(match waited(server, &found, Condition::Gone, wait).await {
         Ok(view) => (view, false),
         Err(view) => (view, true),
@@ -295,8 +295,17 @@ pub async fn explained(
     Params(params): Params<ShowParams>,
 ) -> Result<Json<ExplainView>, ApiError> {
     let namespace = find::namespace(params.namespace.as_deref())?;
-    let service = find::service(&server, &id, &namespace)?;
-    let view = view(&server, &service, Detail::Full);
+    explanation(&server, &id, &namespace).map(Json)
+}
+
+/// The decision about every unit of a service, or why nothing can run.
+pub(crate) fn explanation(
+    server: &Server,
+    id: &str,
+    namespace: &Namespace,
+) -> Result<ExplainView, ApiError> {
+    let service = find::service(server, id, namespace)?;
+    let view = view(server, &service, Detail::Full);
     let summary = server.services.summaries.of(service.record.value.id);
     let waiting = summary.and_then(|summary| summary.waiting);
     let mut considered = Vec::new();
@@ -325,7 +334,7 @@ pub async fn explained(
         replicas.ready, replicas.wanted, replicas.running
     );
     sentences.insert(0, counts);
-    Ok(Json(ExplainView {
+    Ok(ExplainView {
         id: view.id,
         state: view.state.to_string(),
         summary: sentences.join("; "),
@@ -334,7 +343,7 @@ pub async fn explained(
         nearest_change: waiting
             .and_then(|waiting| waiting.nearest)
             .map(|nearest| nearest.to_string()),
-    }))
+    })
 }
 
 fn etag(revision: u64) -> String {

@@ -1,18 +1,15 @@
-//! Writing what somebody wants: apply, changes from day to day, deletion.
+//! Writing what somebody wants.
 //!
 //! Every write compares the revision that it read and begins again when it lost a race, so that
 //! servers need no agreement. Applying the same twice writes nothing.
 
 use serde_json::json;
-use weft_api::{ApplyOutcome, ChangeView, Problem, ProblemField, WorkloadPatch};
+use weft_api::{ApplyOutcome, ChangeView, Problem};
 use weft_core::service::record::{RECORD_VERSION, WorkloadRecord};
 use weft_store::Txn;
-use weft_types::{
-    FieldError, MAX_REPLICAS, Namespace, Reason, Run, Workload, WorkloadId,
-};
+use weft_types::{FieldError, Reason, Run, Workload, WorkloadId};
 
-use super::cache::Tables;
-use super::{diff, resolve, rights};
+use super::{diff, ports, resolve, rights};
 use crate::Error;
 use crate::records::{put_json, unchanged};
 use crate::rest::problem::ApiError;
@@ -24,9 +21,7 @@ const MAX_WORKLOADS: usize = 20_000;
 /// and a rollout beside it, within the limit of the store's values.
 const MAX_SPEC_BYTES: usize = 512 << 10;
 /// How often a write that lost a race begins again.
-const MAX_TRIES: usize = 32;
-/// Changes with every change of published ports: two services never get the same one.
-const PORTS_KEY: &str = "meta/published-ports";
+pub(super) const MAX_TRIES: usize = 32;
 /// The version that specifications are kept in.
 const API_VERSION: &str = "weft/v1";
 
@@ -79,20 +74,6 @@ pub fn only_job(spec: &Workload) -> Result<(), ApiError> {
     Err(Problem::invalid(error)
         .with_next("POST /v1/workloads takes it (`weft apply -f FILE`)")
         .into())
-}
-
-/// The published ports of a specification, each with the field that publishes it.
-pub fn published(spec: &Workload) -> Vec<(String, weft_types::PortSpec)> {
-    let container = spec.container.iter().flat_map(|container| {
-        let ports = container.ports.iter().enumerate();
-        ports.map(|(index, port)| (format!("container.ports[{index}]"), *port))
-    });
-    let networks = spec.vm.iter().flat_map(|vm| vm.networks.iter().enumerate());
-    let vm = networks.flat_map(|(network, spec)| {
-        let ports = spec.ports.iter().enumerate();
-        ports.map(move |(index, port)| (format!("vm.networks[{network}].ports[{index}]"), *port))
-    });
-    container.chain(vm).collect()
 }
 
 /// What applying a checked specification would do now.
@@ -169,7 +150,7 @@ pub async fn apply(
     if_match: Option<u64>,
 ) -> Result<Draft, ApiError> {
     for _ in 0..MAX_TRIES {
-        let ports = reserve_ports(server, &spec).await?;
+        let ports = ports::reserve(server, &spec).await?;
         let draft = draft(server, &spec, if_match).await?;
         if draft.outcome == ApplyOutcome::Unchanged {
             return Ok(draft);
@@ -180,8 +161,8 @@ pub async fn apply(
             .then(put_json(&key, &draft.record)?);
         if let Some(since) = ports {
             txn = txn
-                .when(unchanged(PORTS_KEY, since))
-                .then(put_json(PORTS_KEY, &draft.record.id)?);
+                .when(unchanged(ports::KEY, since))
+                .then(put_json(ports::KEY, &draft.record.id)?);
         }
         if written(server, txn).await? {
             let data = json!({
@@ -195,174 +176,14 @@ pub async fn apply(
     Err(contended())
 }
 
-/// Whether every port that a specification publishes is free.
-///
-/// # Errors
-/// The field with one that is not.
-pub async fn check_ports(server: &Server, spec: &Workload) -> Result<(), ApiError> {
-    reserve_ports(server, spec).await.map(|_| ())
-}
-
-/// The revision that the claims of ports have, when the specification publishes any: nobody else
-/// has one of them as of then.
-async fn reserve_ports(server: &Server, spec: &Workload) -> Result<Option<Option<u64>>, ApiError> {
-    let wanted = published(spec);
-    if wanted.is_empty() {
-        return Ok(None);
-    }
-    let (claims, revision) = server.records.list_raw(PORTS_KEY).await?;
-    server.services.workloads.reached(revision).await;
-    let mine = (&spec.namespace, name_of(spec));
-    let taken = server
-        .services
-        .workloads
-        .read(|tables| taken_port(tables, mine, &wanted));
-    match taken {
-        Some(problem) => Err(problem.into()),
-        None => Ok(Some(claims.first().map(|kv| kv.mod_revision))),
-    }
-}
-
-fn taken_port(
-    tables: &Tables,
-    mine: (&Namespace, &str),
-    wanted: &[(String, weft_types::PortSpec)],
-) -> Option<Problem> {
-    tables.workloads().find_map(|other| {
-        let theirs = &other.value.spec;
-        if (&theirs.namespace, name_of(theirs)) == mine {
-            return None;
-        }
-        let published = published(theirs);
-        let is_taken = |port: u16| published.iter().any(|(_, other)| other.port == port);
-        let (path, port) = wanted.iter().find(|(_, port)| is_taken(port.port))?;
-        let message = format!(
-            "port {} is published by the service {:?} in the namespace {}",
-            port.port,
-            name_of(theirs),
-            theirs.namespace
-        );
-        let mut problem = Problem::new(
-            409,
-            "port-taken",
-            Reason::InvalidSpec,
-            format!("{path}: {message}"),
-        )
-        .with_next("publish another port, or delete that service");
-        problem.errors.push(ProblemField {
-            path: path.clone(),
-            message,
-        });
-        Some(problem)
-    })
-}
-
-/// Scales, stops, starts again or restarts a service.
-///
-/// # Errors
-/// The field that is refused, a conflict, or when the store cannot be written.
-pub async fn patch(
-    server: &Server,
-    key: &str,
-    patch: &WorkloadPatch,
-    if_match: Option<u64>,
-) -> Result<WorkloadRecord, ApiError> {
-    if *patch == WorkloadPatch::default() {
-        let message = "nothing to change; give `scale`, `stopped` or `restart`";
-        return Err(FieldError::new("", message).into());
-    }
-    change(server, key, if_match, |record| {
-        if record.deleting {
-            return Err(being_deleted(name_of(&record.spec)));
-        }
-        if let Some(scale) = patch.scale {
-            check_scale(&record.spec, scale)?;
-            record.scale = Some(scale);
-        }
-        record.stopped = patch.stopped.unwrap_or(record.stopped);
-        record.restarts += u64::from(patch.restart);
-        Ok(())
-    })
-    .await
-}
-
-fn check_scale(spec: &Workload, scale: u32) -> Result<(), FieldError> {
-    let replicas = spec.replicas.unwrap_or_default();
-    let max = if spec.exclusive {
-        1
-    } else {
-        replicas.max.min(MAX_REPLICAS)
-    };
-    if (replicas.min..=max).contains(&scale) {
-        return Ok(());
-    }
-    let message = format!(
-        "{scale} is not between `replicas.min` {} and `replicas.max` {max}; apply other bounds first",
-        replicas.min
-    );
-    Err(FieldError::new("scale", message))
-}
-
-/// Has everything of a service removed; its key goes when nothing of it is left.
-///
-/// # Errors
-/// A conflict, or when the store cannot be written.
-pub async fn delete(
-    server: &Server,
-    key: &str,
-    if_match: Option<u64>,
-) -> Result<WorkloadRecord, ApiError> {
-    change(server, key, if_match, |record| {
-        record.deleting = true;
-        Ok(())
-    })
-    .await
-}
-
-/// Changes a record that is there; one that is as it should be already is not written.
-pub async fn change(
-    server: &Server,
-    key: &str,
-    if_match: Option<u64>,
-    change: impl Fn(&mut WorkloadRecord) -> Result<(), ApiError>,
-) -> Result<WorkloadRecord, ApiError> {
-    for _ in 0..MAX_TRIES {
-        let Some((old, since)) = server.records.get::<WorkloadRecord>(key).await? else {
-            return Err(unknown(key.rsplit('/').next().unwrap_or(key)).into());
-        };
-        if if_match.is_some_and(|wanted| wanted != old.revision) {
-            return Err(conflict(name_of(&old.spec), Some(old.revision)));
-        }
-        let mut record = old.clone();
-        change(&mut record)?;
-        if record == old {
-            return Ok(record);
-        }
-        record.changed_ms = server.clock.wall().as_millis();
-        let txn = Txn::new()
-            .when(unchanged(key, Some(since)))
-            .then(put_json(key, &record)?);
-        if written(server, txn).await? {
-            let data = json!({
-                "name": name_of(&record.spec), "namespace": record.spec.namespace,
-                "scale": record.scale, "stopped": record.stopped,
-                "deleting": record.deleting, "restarts": record.restarts,
-            });
-            tell(server, "service.changed", &record, data);
-            return Ok(record);
-        }
-    }
-    Err(contended())
-}
-
 /// Writes, and waits until the server's own reading has it, so that the answer shows it.
-async fn written(server: &Server, txn: Txn) -> Result<bool, Error> {
+pub(super) async fn written(server: &Server, txn: Txn) -> Result<bool, Error> {
     let outcome = server.records.txn(txn).await?;
     server.services.workloads.reached(outcome.revision).await;
     Ok(outcome.succeeded)
 }
 
-fn tell(server: &Server, kind: &str, record: &WorkloadRecord, data: serde_json::Value) {
+pub(super) fn tell(server: &Server, kind: &str, record: &WorkloadRecord, data: serde_json::Value) {
     let now = server.clock.wall();
     server.events.emit(now, kind, &record.id.to_string(), data);
 }
@@ -400,7 +221,7 @@ pub fn unknown(id: &str) -> Error {
     }
 }
 
-fn conflict(name: &str, revision: Option<u64>) -> ApiError {
+pub(super) fn conflict(name: &str, revision: Option<u64>) -> ApiError {
     let detail = match revision {
         Some(revision) => format!("{name:?} has revision {revision} by now"),
         None => format!("there is no service {name:?} any more"),
@@ -411,7 +232,7 @@ fn conflict(name: &str, revision: Option<u64>) -> ApiError {
     problem.into()
 }
 
-fn being_deleted(name: &str) -> ApiError {
+pub(super) fn being_deleted(name: &str) -> ApiError {
     Problem::new(
         409,
         "being-deleted",
@@ -422,6 +243,6 @@ fn being_deleted(name: &str) -> ApiError {
     .into()
 }
 
-fn contended() -> ApiError {
+pub(super) fn contended() -> ApiError {
     ApiError::too_many("others change the same services all the time", 1)
 }

@@ -12,8 +12,9 @@ use weft_core::service::record::Intent;
 use weft_proto::v1;
 use weft_types::{NodeId, Protocol, WorkloadId};
 
-use super::apply::{name_of, published};
+use super::apply::name_of;
 use super::cache::Tables;
+use super::ports::published;
 use crate::state::Server;
 
 /// The table is sent this often at most while only replicas are added.

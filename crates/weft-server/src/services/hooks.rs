@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use weft_compose_rules::push::{Proof, concerns, is_genuine, is_push};
 use weft_types::{GitSource, Namespace};
 
-use super::apply;
+use super::change;
 use super::resolve::{self, WEBHOOK_KEY};
 use crate::rest::problem::ApiError;
 use crate::state::Server;
@@ -74,7 +74,7 @@ pub async fn push(
     }
     let namespace: Namespace = namespace.parse().map_err(|_| refused())?;
     let key = WorkloadRecord::key(&namespace, name);
-    apply::change(server, &key, None, |record| {
+    change::change(server, &key, None, |record| {
         record.restarts += 1;
         Ok(())
     })

@@ -8,11 +8,11 @@
 //! ```
 //!
 //! - [`cache`]: everything the store has of services, fed by its watch alone.
-//! - [`apply`], [`rights`], [`diff`]: writing what somebody wants.
+//! - [`apply`], [`change`], [`rights`], [`diff`], [`ports`]: writing what somebody wants.
 //! - [`find`], [`view`], [`plan`]: what the API shows.
 //! - [`scheduler`], [`leader`], [`nodes`]: the loop that plans, on the server that leads.
 //! - [`sessions`], [`units`], [`endpoints`]: what nodes are told.
-//! - [`reports`], [`loads`]: what nodes say.
+//! - [`reports`], [`loads`], [`port_errors`]: what nodes say.
 //! - [`tunnels`], [`logs`]: streams into units.
 //! - [`secrets`], [`resolve`]: sealed values, and who gets them.
 //! - [`hooks`]: pushes to Git repositories.
@@ -21,6 +21,7 @@
 
 pub mod apply;
 pub mod cache;
+pub mod change;
 pub mod diff;
 pub mod endpoints;
 pub mod find;
@@ -31,6 +32,8 @@ pub mod logs;
 pub mod metrics;
 pub mod nodes;
 pub mod plan;
+pub mod port_errors;
+pub mod ports;
 pub mod reports;
 pub mod resolve;
 pub mod rights;
@@ -60,6 +63,8 @@ pub struct Services {
     pub sessions: sessions::Sessions,
     /// The published ports.
     pub endpoints: endpoints::Endpoints,
+    /// Published ports that nodes cannot serve.
+    pub port_errors: port_errors::PortErrors,
     /// What units use.
     pub loads: loads::Loads,
     /// Streams into units.

@@ -7,6 +7,7 @@ use weft_core::service::{Board, Refused, UnitRequest};
 use weft_types::{Money, NodeId, UnitId, Workload};
 
 use super::apply::{self, Draft};
+use super::ports;
 use super::view::wanted;
 use crate::outcome::why;
 use crate::rest::explain::considered;
@@ -26,7 +27,7 @@ pub async fn dry_run(
     if_match: Option<u64>,
 ) -> Result<PlanView, ApiError> {
     let spec = apply::checked(server, spec)?;
-    apply::check_ports(server, &spec).await?;
+    ports::check(server, &spec).await?;
     let draft = apply::draft(server, &spec, if_match).await?;
     let missing = missing(server, &draft);
     let (placements, refused, price) = place(

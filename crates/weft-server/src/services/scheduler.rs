@@ -5,23 +5,21 @@
 //! plan rests on has changed. It remembers nothing that matters: killed anywhere, the next one
 //! begins where the store says.
 
+mod transaction;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
 use tokio::time::MissedTickBehavior;
-use weft_core::service::record::{Assignment, Retry, Rollout, UnitStatus, WorkloadRecord};
+use weft_core::service::record::{Assignment, UnitStatus};
 use weft_core::service::{Action, Moment, Plan, ReadyTimes, UnitView, View, plan};
-use weft_store::{Compare, Op, Txn};
 use weft_types::{NodeId, Resources, UnitId, WorkloadId};
 
-use super::apply::name_of;
 use super::cache::{Kept, Service};
 use super::leader::{Leadership, RENEWAL};
 use super::nodes::KnownNodes;
 use crate::Error;
-use crate::records::{put_json, unchanged};
 use crate::state::Server;
 
 /// How long to wait before trying to lead again.
@@ -32,8 +30,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const UNWRITABLE_DELAY_MS: u64 = 30_000;
 /// Services that are planned before news are looked at again.
 const MAX_BATCH: usize = 128;
-/// The largest decision that is kept with an assignment, in bytes of JSON.
-const MAX_EXPLANATION_BYTES: usize = 128 << 10;
 
 /// Leads whenever nobody else does, until the server stops.
 pub async fn run(server: Arc<Server>) {
@@ -70,6 +66,7 @@ async fn lead(server: &Arc<Server>, leadership: Leadership) -> Result<(), Error>
         due: BTreeSet::new(),
         wakes: BTreeMap::new(),
         waiting: BTreeSet::new(),
+        lonely: BTreeSet::new(),
         is_settled: false,
     };
     *server.services.board.lock() = weft_core::service::Board::new();
@@ -113,6 +110,8 @@ struct Scheduler<'a> {
     wakes: BTreeMap<WorkloadId, u64>,
     /// Services that wait for room.
     waiting: BTreeSet<WorkloadId>,
+    /// Of these, those that wait for another service to have a unit somewhere.
+    lonely: BTreeSet<WorkloadId>,
     is_settled: bool,
 }
 
@@ -183,6 +182,7 @@ impl Scheduler<'_> {
                     .collect()
             });
         let mut left = self.board_units.remove(&id).unwrap_or_default();
+        let known = left.len();
         let mut present = BTreeSet::new();
         let mut frees = false;
         for (kept, status) in &units {
@@ -205,6 +205,9 @@ impl Scheduler<'_> {
         if frees || !left.is_empty() {
             self.due.extend(&self.waiting);
         }
+        if present.len() > known - left.len() {
+            self.due.extend(&self.lonely);
+        }
         let exists = server
             .services
             .workloads
@@ -215,6 +218,7 @@ impl Scheduler<'_> {
             self.due.remove(&id);
             self.wakes.remove(&id);
             self.waiting.remove(&id);
+            self.lonely.remove(&id);
             server.services.summaries.forget(id);
         }
         if !present.is_empty() {
@@ -265,10 +269,13 @@ impl Scheduler<'_> {
             Some(at) => self.wakes.insert(id, at),
             None => self.wakes.remove(&id),
         };
+        self.waiting.remove(&id);
+        self.lonely.remove(&id);
         if plan.summary.waiting.is_some() {
             self.waiting.insert(id);
-        } else {
-            self.waiting.remove(&id);
+            if !service.record.value.spec.placement.with.is_empty() {
+                self.lonely.insert(id);
+            }
         }
         if plan.actions.iter().any(Action::is_write) {
             let txn = self.transaction(service, &plan)?;
@@ -326,124 +333,4 @@ impl Scheduler<'_> {
         };
         plan(moment, &view, &server.services.board.lock())
     }
-
-    /// All of a plan, if nothing that it rests on has changed.
-    fn transaction(&self, service: &Service, plan: &Plan) -> Result<Txn, Error> {
-        let record = &service.record.value;
-        let key = WorkloadRecord::key(&record.spec.namespace, name_of(&record.spec));
-        let rollout = service.rollout.as_ref().map(|kept| kept.revision);
-        let retry = service.retry.as_ref().map(|kept| kept.revision);
-        let mut txn = Txn::new()
-            .when(self.leadership.condition())
-            .when(unchanged(&key, Some(service.record.revision)))
-            .when(unchanged(&Rollout::key(record.id), rollout))
-            .when(unchanged(&Retry::key(record.id), retry));
-        for action in &plan.actions {
-            txn = self.with_action(txn, service, action, &key)?;
-        }
-        Ok(txn)
-    }
-
-    fn with_action(
-        &self,
-        txn: Txn,
-        service: &Service,
-        action: &Action,
-        key: &str,
-    ) -> Result<Txn, Error> {
-        let id = service.record.value.id;
-        Ok(match action {
-            Action::Assign(assignment) => {
-                let key = Assignment::key(assignment.unit);
-                let kept = with_bounded_explanation(assignment);
-                txn.when(Compare::NotExists(key.clone()))
-                    .then(put_json(&key, &kept)?)
-            }
-            Action::Stop(assignment) => {
-                let key = Assignment::key(assignment.unit);
-                txn.when(unchanged(&key, revision_of(service, assignment.unit)))
-                    .then(put_json(&key, assignment)?)
-            }
-            Action::Forget { unit } => {
-                let key = Assignment::key(*unit);
-                txn.when(unchanged(&key, revision_of(service, *unit)))
-                    .then(Op::delete(&key))
-                    .then(Op::delete(&UnitStatus::key(*unit)))
-            }
-            Action::SetRollout(rollout) => txn.then(put_json(&Rollout::key(id), rollout)?),
-            Action::SetRetry(Some(retry)) => txn.then(put_json(&Retry::key(id), retry)?),
-            Action::SetRetry(None) => txn.then(Op::delete(&Retry::key(id))),
-            Action::Preempt { unit, why, .. } => self.preempting(txn, *unit, why)?,
-            Action::DeleteWorkload => txn
-                .then(Op::delete(key))
-                .then(Op::delete(&Rollout::key(id)))
-                .then(Op::delete(&Retry::key(id)))
-                .then(Op::DeletePrefix {
-                    prefix: format!("statuses/{id}/"),
-                }),
-            Action::Event { .. } => txn,
-        })
-    }
-
-    /// Has a unit of another service stopped, if it still is to run.
-    fn preempting(&self, txn: Txn, unit: UnitId, why: &str) -> Result<Txn, Error> {
-        let workloads = &self.server.services.workloads;
-        let victim = workloads.read(|tables| tables.assignment(unit).cloned());
-        let Some(victim) = victim else {
-            return Ok(txn);
-        };
-        let key = Assignment::key(unit);
-        let keep_volumes = weft_core::service::has_node_data(&victim.value.spec);
-        let stopping = victim.value.stopping(why, self.now_ms(), keep_volumes);
-        Ok(txn
-            .when(unchanged(&key, Some(victim.revision)))
-            .then(put_json(&key, &stopping)?))
-    }
-
-    fn tell(&self, service: &Service, plan: &Plan) {
-        let record = &service.record.value;
-        let server = self.server;
-        for action in &plan.actions {
-            let Action::Event {
-                kind,
-                unit,
-                reason,
-                detail,
-            } = action
-            else {
-                continue;
-            };
-            let data = json!({
-                "name": name_of(&record.spec), "namespace": record.spec.namespace,
-                "unit": unit, "reason": reason, "detail": detail,
-            });
-            let now = server.clock.wall();
-            server.events.emit(now, kind, &record.id.to_string(), data);
-            server.metrics.services.event(kind);
-        }
-    }
-}
-
-/// The revision of a unit's assignment as the plan saw it.
-fn revision_of(service: &Service, unit: UnitId) -> Option<u64> {
-    let mut units = service.units.iter();
-    let found = units.find(|(kept, _)| kept.value.unit == unit);
-    found.map(|(kept, _)| kept.revision)
-}
-
-/// An assignment with its decision, unless that is too large to be kept: then only the first
-/// candidates, the best of them among these.
-fn with_bounded_explanation(assignment: &Assignment) -> Assignment {
-    let mut kept = assignment.clone();
-    let size = |json: &serde_json::Value| json.to_string().len();
-    if let Some(explanation) = &mut kept.explanation
-        && size(explanation) > MAX_EXPLANATION_BYTES
-    {
-        let bytes = size(explanation);
-        if let Some(considered) = explanation["considered"].as_array_mut() {
-            let fits = considered.len() * MAX_EXPLANATION_BYTES / bytes;
-            considered.truncate(fits.max(1));
-        }
-    }
-    kept
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use prost::Message as _;
 use weft_core::service::record::{Assignment, Intent, UnitStatus};
 use weft_proto::v1;
 use weft_proto::v1::server_message::Message;
@@ -16,6 +17,11 @@ use super::reports::Reports;
 use super::resolve;
 use super::sessions::Ready;
 use crate::state::Server;
+
+/// What of units a message has at most, unless one unit alone has more.
+const MAX_UNITS_BYTES: usize = 8 << 20;
+/// The most that one unit may have with its secrets: a message has room for twice that.
+const MAX_UNIT_BYTES: usize = 32 << 20;
 
 /// Keeps one node's units as they should be, as long as its session lasts.
 pub struct Push {
@@ -119,27 +125,41 @@ impl Push {
         })
     }
 
+    /// Sends what is new, in messages of a bounded size; a complete list is complete with the last.
     async fn send_units(
         &self,
         news: News,
         sent: &mut BTreeMap<UnitId, u64>,
         complete: bool,
     ) -> Result<(), ()> {
-        let mut message = v1::Units {
-            complete,
-            ..v1::Units::default()
-        };
+        let mut message = v1::Units::default();
+        let mut bytes = 0;
+        let mut before = Vec::new();
         for kept in news.apply {
-            if let Some(assignment) = self.encode(&kept.value) {
-                message.apply.push(assignment);
-                sent.insert(kept.value.unit, kept.revision);
+            let unit = kept.value.unit;
+            let Some(assignment) = self.encode(&kept.value) else {
+                continue;
+            };
+            let size = assignment.encoded_len();
+            if bytes > 0 && bytes + size > MAX_UNITS_BYTES {
+                bytes = 0;
+                self.send(Message::Units(std::mem::take(&mut message)))
+                    .await?;
             }
+            bytes += size;
+            message.apply.push(assignment);
+            before.push(unit);
+            sent.insert(unit, kept.revision);
         }
         for unit in news.remove {
             message.remove.push(unit.to_string());
             sent.remove(&unit);
         }
-        if !complete && message.apply.is_empty() && message.remove.is_empty() {
+        if complete {
+            message.complete = true;
+            let earlier = before.len() - message.apply.len();
+            message.kept = before[..earlier].iter().map(UnitId::to_string).collect();
+        } else if message.apply.is_empty() && message.remove.is_empty() {
             return Ok(());
         }
         self.send(Message::Units(message)).await
@@ -168,13 +188,23 @@ impl Push {
             ..assignment.clone()
         };
         let json = serde_json::to_vec(&stored).ok()?;
-        Some(v1::UnitAssignment {
+        let encoded = v1::UnitAssignment {
             assignment: json.into(),
             secrets,
             may_be_privileged: services
                 .allow_privileged
                 .contains(&assignment.spec.namespace),
-        })
+        };
+        let bytes = encoded.encoded_len();
+        if bytes > MAX_UNIT_BYTES {
+            let detail = format!(
+                "with its secrets it has {bytes} bytes, more than the {MAX_UNIT_BYTES} that a node is sent; name fewer secrets"
+            );
+            let status = lacks_secret(assignment, detail, &self.server);
+            self.reports.note_own(status);
+            return None;
+        }
+        Some(encoded)
     }
 
     async fn send(&self, message: Message) -> Result<(), ()> {

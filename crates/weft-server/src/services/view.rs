@@ -7,8 +7,9 @@ use weft_core::service::Summary;
 use weft_core::service::record::{Assignment, Intent, RolloutState, UnitStatus, WorkloadRecord};
 use weft_types::{NodeState, Reason, Timestamp, WorkloadState};
 
-use super::apply::{name_of, published};
+use super::apply::name_of;
 use super::cache::Service;
+use super::ports::published;
 use crate::outcome::why;
 use crate::state::Server;
 
@@ -38,6 +39,7 @@ pub fn view(server: &Server, service: &Service, detail: Detail) -> WorkloadView 
         .collect();
     let replicas = replicas(service, &units);
     let (state, waits) = state(service, summary.as_ref(), &units, replicas);
+    let waits = waits.or_else(|| port_trouble(server, record));
     let retry = service.retry.as_ref().map(|kept| &kept.value);
     let worst = units.iter().find(|unit| unit.why.is_some());
     let text = |ms: u64| rfc3339(Timestamp(ms));
@@ -73,6 +75,17 @@ pub fn view(server: &Server, service: &Service, detail: Detail) -> WorkloadView 
 fn addresses(units: &[UnitView]) -> Vec<String> {
     let all = units.iter().filter_map(|unit| unit.address.clone());
     all.take(MAX_ADDRESSES).collect()
+}
+
+/// Why a published port is not served everywhere.
+fn port_trouble(server: &Server, record: &WorkloadRecord) -> Option<WhyView> {
+    let errors = server.services.port_errors.of(record.id);
+    if errors.is_empty() {
+        return None;
+    }
+    let mut view = why(Reason::NetworkError, &errors.join("; "));
+    view.next = Some("free the port there, or publish another".to_owned());
+    Some(view)
 }
 
 fn port_text(port: &weft_types::PortSpec) -> String {

@@ -12,6 +12,7 @@ use weft_types::{JobId, NodeId, Reason};
 use super::service::{offered, status_of};
 use crate::dispatch::{NodeReport, Report};
 use crate::liveness::Beat;
+use crate::services::port_errors;
 use crate::services::reports::{Reports, take_loads};
 use crate::services::sessions::Ready;
 use crate::state::Server;
@@ -46,7 +47,9 @@ impl Reader {
             }
         }
         self.server.nodes.session_closed(&self.node, self.epoch);
-        self.server.services.sessions.closed(&self.node, self.epoch);
+        let services = &self.server.services;
+        services.sessions.closed(&self.node, self.epoch);
+        services.port_errors.closed(&self.node, self.epoch);
     }
 
     async fn take(&self, message: v1::AgentMessage) -> Result<(), Status> {
@@ -81,6 +84,14 @@ impl Reader {
                 self.not_fenced()?;
                 take_loads(&self.server, &self.node, loads)
             }
+            Some(Message::Ports(errors)) => {
+                self.not_fenced()?;
+                port_errors::take(&self.server, &self.node, self.epoch, errors)
+            }
+            Some(Message::Offer(offer)) => {
+                self.not_fenced()?;
+                self.offers(offer).await
+            }
             Some(Message::Hello(_)) => {
                 Err(Status::invalid_argument("hello: a session has only one"))
             }
@@ -114,6 +125,15 @@ impl Reader {
         }
     }
 
+    /// The node has found another backend, or lost one: whoever waits for that is placed.
+    async fn offers(&self, offer: v1::Offer) -> Result<(), Status> {
+        let (capacity, missing) = offered(&offer.capacity.unwrap_or_default())?;
+        let nodes = &self.server.nodes;
+        let told = nodes.offers(&self.node, capacity.clone(), missing).await;
+        told.map_err(|error| status_of(&error))?;
+        self.report(NodeReport::Offers(Box::new(capacity))).await
+    }
+
     async fn answer(&self, message: Answer) -> Result<(), Status> {
         let message = v1::ServerMessage {
             message: Some(message),
@@ -125,15 +145,6 @@ impl Reader {
     }
 
     async fn report(&self, report: NodeReport) -> Result<(), Status> {
-    /// The node has found another backend, or lost one: whoever waits for that is placed.
-    async fn offers(&self, offer: v1::Offer) -> Result<(), Status> {
-        let (capacity, missing) = offered(&offer.capacity.unwrap_or_default())?;
-        let nodes = &self.server.nodes;
-        let told = nodes.offers(&self.node, capacity.clone(), missing).await;
-        told.map_err(|error| status_of(&error))?;
-        self.report(NodeReport::Offers(Box::new(capacity))).await
-    }
-
         let sent = self
             .server
             .dispatcher

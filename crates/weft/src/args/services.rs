@@ -46,6 +46,9 @@ pub struct DeleteArgs {
     /// Do not ask
     #[arg(short, long)]
     pub yes: bool,
+    /// Show what would go and what would stay, and change nothing
+    #[arg(long, conflicts_with = "wait")]
+    pub dry_run: bool,
     /// Return when nothing of them is left
     #[arg(long)]
     pub wait: bool,
@@ -96,7 +99,7 @@ pub struct NamesArgs {
 
 #[derive(Args, Debug)]
 pub struct ScaleArgs {
-    /// NAME=REPLICAS, as in web=3
+    /// NAME=REPLICAS, as in web=3; NAME=auto gives back to the load or the file what somebody set
     #[arg(required = true, value_name = "NAME=N")]
     pub services: Vec<String>,
     /// Return when so many are ready

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::http;
 use parking_lot::Mutex;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
@@ -36,6 +37,8 @@ pub(in crate::services) struct Machine {
     pub(in crate::services) endpoints: v1::Endpoints,
     /// What it was given of secrets.
     pub(in crate::services) secrets: BTreeMap<UnitId, v1::UnitSecrets>,
+    /// Bytes of each message with units that it was sent, and whether its list was complete.
+    pub(in crate::services) lists: Vec<(usize, bool)>,
     /// How often it was answered.
     pub(in crate::services) beats: usize,
     /// Units that were started more than once.
@@ -76,9 +79,6 @@ impl Agent {
         Self::connect(state, node, Arc::default()).await
     }
 
-    /// Opens a session of a machine that may have units already.
-    pub(in crate::services) async fn connect(
-        state: &Arc<State>,
     /// Joins a new machine that says at first that it runs only these.
     pub(in crate::services) async fn join_offering(
         state: &Arc<State>,
@@ -89,11 +89,11 @@ impl Agent {
         Self::greet(state, node, Arc::default(), runtimes).await
     }
 
+    /// Opens a session of a machine that may have units already.
+    pub(in crate::services) async fn connect(
+        state: &Arc<State>,
         node: NodeId,
         machine: Arc<Mutex<Machine>>,
-    ) -> Self {
-        let (to_server, outgoing) = mpsc::channel(64);
-        let mut client = client(state, &node);
     ) -> Self {
         let runtimes = ["op", "container", "compose", "vm"];
         Self::greet(state, node, machine, &runtimes).await
@@ -104,6 +104,9 @@ impl Agent {
         node: NodeId,
         machine: Arc<Mutex<Machine>>,
         runtimes: &[&str],
+    ) -> Self {
+        let (to_server, outgoing) = mpsc::channel(64);
+        let mut client = client(state, &node);
         to_server.send(hello(runtimes)).await.expect("room");
         let session = client.session(ReceiverStream::new(outgoing)).await;
         let messages = session.expect("a session").into_inner();
@@ -121,9 +124,6 @@ impl Agent {
         }
     }
 
-    /// The units that run, by the image they run.
-    pub(in crate::services) fn images(&self) -> Vec<String> {
-        images(&self.machine.lock())
     /// Says that it offers something else, and what it lacks.
     pub(in crate::services) async fn offer(&self, runtimes: &[&str], missing: &[&str]) {
         let mut capacity = capacity(runtimes);
@@ -138,6 +138,9 @@ impl Agent {
         let _ = self.to_server.send(message).await;
     }
 
+    /// The units that run, by the image they run.
+    pub(in crate::services) fn images(&self) -> Vec<String> {
+        images(&self.machine.lock())
     }
 }
 
@@ -173,6 +176,7 @@ pub(in crate::services) fn client(
         request
     });
     AgentClient::new(tower::util::BoxCloneSyncService::new(service))
+        .max_decoding_message_size(weft_proto::MAX_MESSAGE_BYTES)
 }
 
 fn capacity(runtimes: &[&str]) -> v1::Capacity {
@@ -253,7 +257,9 @@ impl Script {
     fn obey(&self, units: v1::Units) -> Vec<UnitStatus> {
         let mut machine = self.machine.lock();
         let mut statuses = Vec::new();
-        let mut told = Vec::new();
+        machine.lists.push((units.encoded_len(), units.complete));
+        let kept = units.kept.iter().map(|unit| unit.parse().expect("a unit"));
+        let mut told: Vec<UnitId> = kept.collect();
         for told_unit in units.apply {
             let assignment: Assignment =
                 serde_json::from_slice(&told_unit.assignment).expect("an assignment");

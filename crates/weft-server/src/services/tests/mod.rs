@@ -5,6 +5,7 @@ mod life;
 mod offers;
 mod refusals;
 mod restarts;
+mod sessions;
 mod streams;
 
 use std::path::Path;

@@ -79,7 +79,10 @@ async fn change_all(
     .await
 }
 
-/// Services have this many replicas from now on.
+/// How many replicas services have, in place of a number.
+const AUTO: &str = "auto";
+
+/// Services have this many replicas from now on, or as many as without anybody's number.
 pub async fn scale(
     client: &Client,
     args: &ScaleArgs,
@@ -91,7 +94,8 @@ pub async fn scale(
     for (name, replicas) in wanted {
         let found = need_service(client, &name, global).await?;
         let patch = WorkloadPatch {
-            scale: Some(replicas),
+            scale: replicas,
+            unscale: replicas.is_none(),
             ..WorkloadPatch::default()
         };
         changed.push(client.patch_workload(&found.id, &patch).await?);
@@ -100,21 +104,25 @@ pub async fn scale(
     finish(client, &changed, wait, Goal::Ready, output).await
 }
 
-/// `web=3 api=2`, or `web 3`.
-fn pairs(words: &[String]) -> Result<Vec<(String, u32)>, Failed> {
+/// `web=3 api=auto`, or `web 3`.
+fn pairs(words: &[String]) -> Result<Vec<(String, Option<u32>)>, Failed> {
     let malformed = |word: &str| {
         Failed::usage(format!("{word:?} does not say how many replicas"))
-            .with_next("write NAME=N, as in web=3")
+            .with_next("write NAME=N, as in web=3, or NAME=auto")
+    };
+    let number = |count: &str| match count {
+        AUTO => Ok(None),
+        count => count.parse().map(Some),
     };
     if let [name, count] = words
         && !name.contains('=')
     {
-        let count = count.parse().map_err(|_| malformed(count))?;
+        let count = number(count).map_err(|_| malformed(count))?;
         return Ok(vec![(name.clone(), count)]);
     }
     let pair = |word: &String| {
         let (name, count) = word.split_once('=').ok_or_else(|| malformed(word))?;
-        let count = count.parse().map_err(|_| malformed(word))?;
+        let count = number(count).map_err(|_| malformed(word))?;
         Ok((name.to_owned(), count))
     };
     words.iter().map(pair).collect()
@@ -164,6 +172,9 @@ pub async fn delete(
     for name in names(args, global)? {
         found.push(need_service(client, &name, global).await?);
     }
+    if args.dry_run {
+        return show_deletion(&found, output);
+    }
     for view in &found {
         confirm(view, args.yes)?;
     }
@@ -184,6 +195,23 @@ pub async fn delete(
     }
     if output.is_structured() {
         output.value(&found)?;
+    }
+    Ok(())
+}
+
+/// What would go, and what would stay.
+fn show_deletion(found: &[WorkloadView], output: &Output) -> Result<(), Failed> {
+    if output.is_structured() {
+        return output.value(&found);
+    }
+    for view in found {
+        output.line(&format!("{}  would be deleted", view.name))?;
+        for unit in &view.units {
+            output.line(&format!("  - unit {}: {}", unit.number, unit.node))?;
+        }
+        for volume in retained(view) {
+            output.line(&format!("  the data of {volume} stays on its node"))?;
+        }
     }
     Ok(())
 }
@@ -260,12 +288,12 @@ mod tests {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
             pairs(&words).map_err(|failed| failed.code)
         };
-        assert_eq!(pairs(&["web=3"]), Ok(vec![("web".into(), 3)]));
+        assert_eq!(pairs(&["web=3"]), Ok(vec![("web".into(), Some(3))]));
         assert_eq!(
-            pairs(&["web=3", "api=0"]),
-            Ok(vec![("web".into(), 3), ("api".into(), 0)])
+            pairs(&["web=auto", "api=0"]),
+            Ok(vec![("web".into(), None), ("api".into(), Some(0))])
         );
-        assert_eq!(pairs(&["web", "3"]), Ok(vec![("web".into(), 3)]));
+        assert_eq!(pairs(&["web", "3"]), Ok(vec![("web".into(), Some(3))]));
         for bad in [&["web"][..], &["web=x"], &["web", "-1"], &["web=1", "api"]] {
             assert_eq!(pairs(bad), Err(crate::exit::USAGE), "{bad:?}");
         }
