@@ -1,6 +1,7 @@
 //! Support for tests of the built binary: clusters that end with their test, commands with their
 //! output, polling with a deadline.
 
+pub mod asked;
 mod cluster;
 mod command;
 pub mod doors;

@@ -23,7 +23,8 @@ impl Units {
         if self.shared.is_closing.load(Ordering::Relaxed) {
             return;
         }
-        let mut listed = BTreeSet::new();
+        let kept = message.kept.iter().filter_map(|id| id.parse().ok());
+        let mut listed: BTreeSet<UnitId> = kept.collect();
         for item in message.apply {
             match serde_json::from_slice::<Assignment>(&item.assignment) {
                 Ok(assignment) if assignment.node == self.shared.node => {

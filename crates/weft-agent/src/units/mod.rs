@@ -152,6 +152,14 @@ impl Units {
             ));
         }
         self.spawn(usage::measure(Arc::clone(&self.shared)));
+        let shared = Arc::clone(&self.shared);
+        self.spawn(async move {
+            let outbox = &shared.outbox;
+            shared
+                .ports
+                .follow_errors(|errors| outbox.ports(errors))
+                .await;
+        });
         self.spawn(clean::clean(
             Arc::clone(&self.shared),
             data_dir.to_path_buf(),
