@@ -169,28 +169,50 @@ pub(crate) fn clean_sources(state: &State, policy: CleanPolicy) -> io::Result<Cl
         }
         cleaned.bytes += size_of(&source.path);
         cleaned.items += 1;
-        remove_checkout(&source.path)?;
+        remove_tree(&source.path)?;
+        if let Some(repository) = source.path.parent() {
+            remove_if_empty(repository);
+        }
     }
     Ok(cleaned)
 }
 
-fn remove_checkout(checkout: &Path) -> io::Result<()> {
-    remove_tree(checkout)?;
-    if let Some(repository) = checkout.parent() {
-        // It stays as long as another checkout is in it.
-        let _ = std::fs::remove_dir(repository);
+/// A repository's directory stays as long as a checkout is in it.
+fn remove_if_empty(repository: &Path) {
+    let _ = std::fs::remove_dir(repository);
+}
+
+/// Removes the checkouts of the repository that a unit's root was in, but for those that other units
+/// have. One that comes just now finds its own gone and fetches it again.
+fn remove_source(state: &State, root: &Path) -> io::Result<()> {
+    let sources = state.sources();
+    let repository = root.parent().and_then(Path::parent);
+    let Some(repository) = repository.filter(|it| it.parent() == Some(sources.as_path())) else {
+        return Ok(());
+    };
+    let used = used(state)?;
+    for entry in entries(repository)? {
+        let path = entry?.path();
+        if is_whole(&path) && !used.contains(&path) {
+            remove_tree(&path)?;
+        }
     }
+    remove_if_empty(repository);
     Ok(())
 }
 
-/// Removes the checkout that a unit's root was in, unless another unit has it. One that comes just
-/// now finds it gone and fetches it again.
-fn remove_source(state: &State, root: &Path) -> io::Result<()> {
-    let checkout = root.parent().filter(|it| it.starts_with(state.sources()));
-    match checkout {
-        Some(checkout) if !used(state)?.contains(checkout) => remove_checkout(checkout),
-        _ => Ok(()),
+/// What is in a directory; nothing when there is none.
+fn entries(dir: &Path) -> io::Result<impl Iterator<Item = io::Result<std::fs::DirEntry>>> {
+    match std::fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
     }
+    .map(|entries| entries.into_iter().flatten())
+}
+
+/// Whether a checkout was fetched to its end.
+fn is_whole(checkout: &Path) -> bool {
+    checkout.join("facts.json").exists()
 }
 
 /// Checkouts that units refer to.
@@ -208,12 +230,11 @@ fn unused(state: &State) -> io::Result<Vec<Unused>> {
     let used = used(state)?;
     let mut unused = Vec::new();
     for repository in std::fs::read_dir(state.sources())? {
-        for entry in std::fs::read_dir(repository?.path())? {
+        for entry in entries(&repository?.path())? {
             let path = entry?.path();
             let since = last_used(&path);
-            let is_whole = path.join("facts.json").exists();
             let is_young = since.elapsed().is_ok_and(|age| age < ABANDONED);
-            if !used.contains(&path) && (is_whole || !is_young) {
+            if !used.contains(&path) && (is_whole(&path) || !is_young) {
                 unused.push(Unused { path, since });
             }
         }

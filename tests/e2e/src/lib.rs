@@ -8,6 +8,7 @@ pub mod doors;
 mod engine;
 mod fleet;
 mod netns;
+mod site;
 mod wait;
 
 pub use cluster::{AgentProcess, Cluster, UpOptions, processes_with};
@@ -15,6 +16,7 @@ pub use command::{Done, Weft, finish};
 pub use engine::Engine;
 pub use fleet::{AGENTS, Fleet, Load, PATIENCE, web_image};
 pub use netns::Namespaces;
+pub use site::{Site, TRUSTED};
 pub use wait::{eventually, eventually_some};
 
 /// Files that every Debian has, with known independent checksums by `crc32c`.
