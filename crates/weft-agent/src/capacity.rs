@@ -1,21 +1,55 @@
 //! What the node offers, and how much of that is free.
 
+use tokio::sync::watch;
+use weft_proto::v1;
 use weft_runtime::{Probe, Runtimes};
 use weft_types::{Bytes, Millicores, NodeCapacity, Resources, RuntimeKind};
 
 use crate::Config;
+use crate::executor::MAX_HELD_TASKS;
 use crate::machine::{self, Machine};
 use crate::runtimes::UnitRuntimes;
 
 /// What the node offers, with what it cannot do.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Offer {
     pub(crate) capacity: NodeCapacity,
     pub(crate) missing: Vec<String>,
 }
 
-/// Looks at the machine and tries the runtimes.
-pub(crate) async fn offer(config: &Config, runtimes: &Runtimes, units: &UnitRuntimes) -> Offer {
+impl Offer {
+    /// As servers take it.
+    pub(crate) fn to_proto(&self) -> v1::Capacity {
+        let mut capacity = weft_proto::capacity_to_proto(&self.capacity);
+        capacity.missing.clone_from(&self.missing);
+        capacity.hostname = machine::host_name();
+        capacity.max_held_tasks = MAX_HELD_TASKS;
+        capacity
+    }
+}
+
+/// What the node offers at each moment: backends of units come and go.
+#[derive(Clone)]
+pub(crate) struct Offers {
+    pub(crate) base: Offer,
+    pub(crate) units: UnitRuntimes,
+}
+
+impl Offers {
+    pub(crate) fn now(&self) -> Offer {
+        let mut offer = self.base.clone();
+        self.units.describe(&mut offer.capacity, &mut offer.missing);
+        offer
+    }
+
+    /// Follows every change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.units.subscribe()
+    }
+}
+
+/// Looks at the machine and tries the runtimes of tasks.
+pub(crate) async fn offer(config: &Config, runtimes: &Runtimes) -> Offer {
     let machine = Machine::look();
     let share = u64::from(config.share.max(1));
     let threshold = u64::from(config.threshold_percent.min(100));
@@ -34,7 +68,6 @@ pub(crate) async fn offer(config: &Config, runtimes: &Runtimes, units: &UnitRunt
     for (kind, probe) in runtimes.probe().await {
         describe(kind, probe, &mut capacity, &mut missing);
     }
-    units.describe(&mut capacity, &mut missing);
     Offer { capacity, missing }
 }
 

@@ -7,18 +7,24 @@
 //! before 3 s. Only the answer to a heartbeat counts (`Beat`): what was merely sent may not have
 //! arrived.
 //!
+//! What an agent cannot do that is killed or stands still the guard does, by the same count
+//! ([`crate::guard`]): it is written down whenever it changes ([`crate::lease_file`]).
+//!
 //! Time is that of the boot (`CLOCK_BOOTTIME`), which goes on while the machine sleeps. A lost
 //! lease is held again only once a server has said what is to run here: until then somebody else
 //! may run it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use weft_core::unit::Lease as Right;
+
+use crate::lease_file::{Kept, LeaseFile};
+
+pub(crate) use crate::lease_file::now_ms;
 
 /// How late the end of a lease is noticed at most after the machine slept: waits do not count that.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -33,7 +39,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     right: watch::Sender<Right>,
-    file: PathBuf,
+    file: Mutex<LeaseFile>,
 }
 
 #[derive(Debug)]
@@ -41,10 +47,14 @@ struct State {
     ttl_ms: u64,
     /// When the last heartbeat that was answered, or greeting, was sent.
     sent_ms: Option<u64>,
+    /// The same of the last one while the lease was held.
+    held_ms: Option<u64>,
     /// Whether a server has said what is to run here since the lease was last lost.
     is_confirmed: bool,
     /// Exclusive units on this node; without any nobody needs to look.
     exclusive: usize,
+    /// The agent is about to leave: exclusive units are to end, in their own time.
+    is_leaving: bool,
     is_over: bool,
 }
 
@@ -54,20 +64,40 @@ pub(crate) struct ExclusiveUnit {
 }
 
 impl State {
-    fn stop_at(&self) -> Option<u64> {
-        Some(self.sent_ms?.saturating_add(self.ttl_ms * 3 / 4))
+    fn kept(&self) -> Option<Kept> {
+        Some(Kept {
+            sent_ms: self.sent_ms?,
+            ttl_ms: self.ttl_ms,
+            is_noticed: !self.is_confirmed,
+        })
     }
 
-    fn right(&mut self, now_ms: u64) -> Right {
+    fn stop_at(&self) -> Option<u64> {
+        Some(self.kept()?.ask_at())
+    }
+
+    /// Whether the lease is held, whatever the agent is about to do.
+    fn is_held(&mut self, now_ms: u64) -> bool {
         if self.stop_at().is_none_or(|at| at <= now_ms) {
             self.is_confirmed = false;
         }
         if self.is_confirmed {
-            return Right::Held;
+            self.held_ms = self.sent_ms;
         }
-        let ends_ms = self.sent_ms.map_or(0, |sent| sent + self.ttl_ms);
-        Right::Lost {
-            grace_ms: (ends_ms.saturating_sub(now_ms) / 2).min(self.ttl_ms / 8),
+        self.is_confirmed
+    }
+
+    fn right(&mut self, now_ms: u64) -> Right {
+        match (self.is_held(now_ms), self.is_leaving) {
+            (true, false) => Right::Held,
+            // The lease is renewed meanwhile; should that end, the guard cuts it short.
+            (true, true) => Right::Lost { grace_ms: u64::MAX },
+            (false, _) => {
+                let ends_ms = self.kept().map_or(0, |kept| kept.ends_at());
+                Right::Lost {
+                    grace_ms: (ends_ms.saturating_sub(now_ms) / 2).min(self.ttl_ms / 8),
+                }
+            }
         }
     }
 }
@@ -76,16 +106,16 @@ impl Lease {
     /// With what is left of the lease from before a restart of the agent.
     ///
     /// # Errors
-    /// When there is no thread to be had.
+    /// When there is no thread to be had, or no file.
     pub(crate) fn open(data_dir: &Path) -> std::io::Result<Self> {
-        let file = data_dir.join("lease");
-        let kept = std::fs::read_to_string(&file).ok();
-        let kept = kept.and_then(|text| parse(&text, &boot_id()));
+        let kept = Kept::read(data_dir);
         let mut state = State {
-            ttl_ms: kept.map_or(0, |(_, ttl_ms)| ttl_ms),
-            sent_ms: kept.map(|(sent_ms, _)| sent_ms),
-            is_confirmed: kept.is_some(),
+            ttl_ms: kept.map_or(0, |kept| kept.ttl_ms),
+            sent_ms: kept.map(|kept| kept.sent_ms),
+            held_ms: None,
+            is_confirmed: kept.is_some_and(|kept| !kept.is_noticed),
             exclusive: 0,
+            is_leaving: false,
             is_over: false,
         };
         let (right, _) = watch::channel(state.right(now_ms()));
@@ -93,7 +123,7 @@ impl Lease {
             state: Mutex::new(state),
             changed: Condvar::new(),
             right,
-            file,
+            file: Mutex::new(LeaseFile::open(data_dir)?),
         });
         let watching = Arc::clone(&shared);
         std::thread::Builder::new()
@@ -107,7 +137,8 @@ impl Lease {
         let mut state = self.shared.state.lock();
         state.ttl_ms = ttl_ms;
         state.sent_ms = state.sent_ms.max(Some(sent_ms));
-        self.shared.renewed(state);
+        drop(state);
+        self.shared.renewed();
     }
 
     /// A server answered the heartbeat that was sent then. One from the future is no answer.
@@ -117,16 +148,18 @@ impl Lease {
         }
         let mut state = self.shared.state.lock();
         // Judged before it is renewed: an answer that was read late does not undo the end.
-        state.right(now_ms());
+        state.is_held(now_ms());
         state.sent_ms = state.sent_ms.max(Some(sent_ms));
-        self.shared.renewed(state);
+        drop(state);
+        self.shared.renewed();
     }
 
     /// A server said what is to run here.
     pub(crate) fn confirmed(&self) {
         let mut state = self.shared.state.lock();
         state.is_confirmed = true;
-        self.shared.renewed(state);
+        drop(state);
+        self.shared.renewed();
     }
 
     /// Whether exclusive units may run at this moment.
@@ -145,7 +178,8 @@ impl Lease {
         right.mark_unchanged();
         while right.changed().await.is_ok() {
             let is_lost = *right.borrow_and_update() != Right::Held;
-            if is_lost && self.shared.state.lock().exclusive > 0 {
+            let state = self.shared.state.lock();
+            if is_lost && state.exclusive > 0 && !state.is_leaving {
                 return;
             }
         }
@@ -155,11 +189,16 @@ impl Lease {
     /// There is one more exclusive unit.
     pub(crate) fn guard(&self) -> ExclusiveUnit {
         self.shared.state.lock().exclusive += 1;
-        self.shared.judge();
-        self.shared.changed.notify_all();
+        self.shared.renewed();
         ExclusiveUnit {
             lease: self.clone(),
         }
+    }
+
+    /// Exclusive units are to end although the lease is held: nobody will renew it soon.
+    pub(crate) fn leave(&self) {
+        self.shared.state.lock().is_leaving = true;
+        self.shared.judge();
     }
 
     /// Ends the thread.
@@ -176,26 +215,36 @@ impl Drop for ExclusiveUnit {
 }
 
 impl Shared {
-    fn renewed(&self, mut state: parking_lot::MutexGuard<'_, State>) {
-        let right = state.right(now_ms());
-        let keep = (state.exclusive > 0 && right == Right::Held).then_some(state.sent_ms);
-        let ttl_ms = state.ttl_ms;
-        drop(state);
-        self.publish(right);
+    fn renewed(&self) {
+        self.judge();
         self.changed.notify_all();
-        // Not synced: after a loss of power there is no lease, and nothing that runs.
-        if let Some(Some(sent_ms)) = keep
-            && let Err(error) =
-                std::fs::write(&self.file, format!("{} {sent_ms} {ttl_ms}\n", boot_id()))
-        {
-            tracing::warn!(%error, "the lease could not be written down");
-        }
     }
 
     fn judge(&self) -> Right {
         let right = self.state.lock().right(now_ms());
+        self.write_down();
         self.publish(right);
         right
+    }
+
+    /// Keeps the file in line with what is known; without exclusive units nobody needs it.
+    fn write_down(&self) {
+        let mut file = self.file.lock();
+        let kept = {
+            let mut state = self.state.lock();
+            let is_held = state.is_held(now_ms());
+            let needed = state.held_ms.filter(|_| state.exclusive > 0);
+            needed.map(|sent_ms| Kept {
+                sent_ms,
+                ttl_ms: state.ttl_ms,
+                is_noticed: !is_held,
+            })
+        };
+        if let Some(kept) = kept
+            && let Err(error) = file.write(kept)
+        {
+            tracing::warn!(%error, "the lease could not be written down");
+        }
     }
 
     /// Tells of what changed; how much grace is left changes with time and is no news.
@@ -225,26 +274,6 @@ impl Shared {
             self.changed.wait_for(&mut state, pause);
         }
     }
-}
-
-/// Milliseconds since the machine was started, asleep or not.
-pub(crate) fn now_ms() -> u64 {
-    let time = clock_gettime(ClockId::Boottime);
-    let (seconds, nanos) = (time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs());
-    seconds * 1000 + nanos / 1_000_000
-}
-
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
-}
-
-/// When the heartbeat was sent that the kept lease counts from, and for how long it lasts; of
-/// another boot it says nothing.
-fn parse(text: &str, boot_id: &str) -> Option<(u64, u64)> {
-    let mut words = text.split_whitespace();
-    (words.next()? == boot_id && !boot_id.is_empty()).then_some(())?;
-    Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -301,7 +330,45 @@ mod tests {
         let again = Lease::open(dir.path()).unwrap();
         assert!(is_held(&again));
         again.close();
-        assert_eq!(parse("other 1 2", "this"), None);
-        assert_eq!(parse("this 1 2", "this"), Some((1, 2)));
+    }
+
+    #[test]
+    fn the_guard_can_read_when_it_was_renewed_and_that_it_was_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let lease = Lease::open(dir.path()).unwrap();
+        lease.welcomed(now_ms(), 60_000);
+        lease.confirmed();
+        assert_eq!(Kept::read(dir.path()), None, "there is nothing to guard");
+        let _unit = lease.guard();
+        let first = Kept::read(dir.path()).unwrap();
+        assert!(!first.is_noticed && first.ttl_ms == 60_000);
+        let sent_ms = now_ms();
+        lease.beat(sent_ms);
+        assert_eq!(Kept::read(dir.path()).unwrap().sent_ms, sent_ms);
+        lease.shared.state.lock().sent_ms = Some(sent_ms.saturating_sub(50_000));
+        assert!(!is_held(&lease));
+        // Answered again, but nobody has said that the units are still to run here.
+        lease.beat(now_ms());
+        let lost = Kept::read(dir.path()).unwrap();
+        assert!(lost.is_noticed && lost.sent_ms == sent_ms);
+        lease.confirmed();
+        assert!(!Kept::read(dir.path()).unwrap().is_noticed);
+        lease.close();
+    }
+
+    #[test]
+    fn an_agent_that_leaves_gives_its_units_their_own_time_and_goes_on_renewing() {
+        let dir = tempfile::tempdir().unwrap();
+        let lease = Lease::open(dir.path()).unwrap();
+        let _unit = lease.guard();
+        lease.welcomed(now_ms(), 60_000);
+        lease.confirmed();
+        lease.leave();
+        assert_eq!(lease.judge(), Right::Lost { grace_ms: u64::MAX });
+        let sent_ms = now_ms();
+        lease.beat(sent_ms);
+        let kept = Kept::read(dir.path()).unwrap();
+        assert_eq!((kept.sent_ms, kept.is_noticed), (sent_ms, false));
+        lease.close();
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! The agent is dumb on purpose: it runs what it is handed as its free resources allow, keeps every
 //! result until the server has it on disk, and stops what it is told to stop. Losing sight of the
-//! server stops nothing but what is exclusive ([`lease`]).
+//! server stops nothing but what is exclusive ([`lease`]); losing the agent neither ([`guard`]).
 //!
 //! Architecture invariant: an agent only dials out, and knows no other node.
 
@@ -19,10 +19,12 @@ mod channel;
 mod config;
 mod error;
 mod executor;
+mod guard;
 mod heartbeat;
 mod identity;
 mod kept;
 mod lease;
+mod lease_file;
 mod logs;
 mod machine;
 mod node;
@@ -39,6 +41,7 @@ mod units;
 pub use config::{Config, Engine, OnShutdown};
 pub use error::Error;
 pub use node::Agent;
+pub use guard::{GUARD_ARGUMENT, main as guard_exclusive_units};
 pub use runtimes::MONITOR_ARGUMENT;
 /// The program that watches one container and outlives the agent.
 pub use weft_oci::monitor::main as watch_container;

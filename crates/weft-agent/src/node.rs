@@ -11,11 +11,12 @@ use weft_types::NodeId;
 
 use crate::artifacts::Artifacts;
 use crate::backoff::Backoff;
-use crate::capacity::offer;
+use crate::capacity::{Offers, offer};
 use crate::executor::Executor;
+use crate::guard::{Guards, List};
 use crate::identity::Member;
 use crate::lease::Lease;
-use crate::runtimes::{UnitRuntimes, backends};
+use crate::runtimes::{Remembered, UnitRuntimes, candidates};
 use crate::session::{Ended, Sessions};
 use crate::spawner::{Processes, Spawners};
 use crate::units::{Parts, Ports, Units};
@@ -29,6 +30,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(2);
 const STABLE_SESSION: Duration = Duration::from_secs(1);
 /// How long running tasks may take to end when the agent stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long exclusive units may take to end when the agent stops; after that their guard counts.
+const EXCLUSIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long units may take to end and be removed when they are to go.
 const UNITS_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -59,9 +62,11 @@ impl Agent {
         let spawners = Spawners::start(&config, &id, work.clone()).await?;
         let runtimes = runtimes(&config, spawners.runtime(), work);
         let artifacts = Artifacts::open(&config.data_dir.join("blobs")).await?;
-        let backends = backends(&config, &id, &artifacts).await;
-        let unit_runtimes = UnitRuntimes::probe(backends).await;
-        let offer = offer(&config, &runtimes, &unit_runtimes).await;
+        let remembered =
+            Remembered::load(&config.data_dir).map_err(Error::file(&config.data_dir))?;
+        let candidates = candidates(&config, &id, &artifacts, &remembered).await;
+        let unit_runtimes = UnitRuntimes::new(candidates, remembered);
+        let offer = offer(&config, &runtimes).await;
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let op_threads = threads.div_ceil(config.share.max(1) as usize);
         let executor = Executor::start(
@@ -76,16 +81,24 @@ impl Agent {
             .map_err(|error| Error::Machine(format!("no thread for the lease: {error}")))?;
         let parts = Parts {
             node: id.clone(),
-            runtimes: unit_runtimes,
+            runtimes: unit_runtimes.clone(),
             executor: executor.clone(),
             lease: lease.clone(),
+            guards: Guards::open(
+                config.data_dir.clone(),
+                List::new(id.clone(), config.storage_pools.clone()),
+            )
+            .map_err(Error::file(&config.data_dir))?,
             ports: Ports::start(&id, &member.credentials, config.peer_listen).await?,
         };
         let units = Units::start(&config.data_dir, parts)?;
         let stop = CancellationToken::new();
         let sessions = Sessions {
             member,
-            offer,
+            offers: Offers {
+                base: offer,
+                units: unit_runtimes,
+            },
             executor: executor.clone(),
             units: units.clone(),
             lease: lease.clone(),
@@ -137,13 +150,15 @@ impl Agent {
     }
 
     /// Stops what runs and closes the session. Units run on, unless the configuration says that
-    /// they are to go.
+    /// they are to go; exclusive ones end in any case, as nobody renews the lease any more.
     pub async fn shutdown(self) {
         let is_removed = *self.removed.borrow();
         if self.on_shutdown == OnShutdown::Remove && !is_removed {
             self.units
                 .remove_all("the cluster is shut down", UNITS_TIMEOUT)
                 .await;
+        } else {
+            self.units.end_exclusive(EXCLUSIVE_TIMEOUT).await;
         }
         self.units.leave();
         self.lease.close();

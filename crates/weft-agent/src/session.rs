@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -13,16 +13,16 @@ use weft_proto::v1::agent_message::Message;
 use weft_proto::v1::server_message::Message as Answer;
 
 use crate::artifacts::Artifacts;
-use crate::capacity::Offer;
+use crate::capacity::{Offer, Offers};
 use crate::channel::connect;
-use crate::executor::{Executor, MAX_HELD_TASKS};
+use crate::executor::Executor;
 use crate::heartbeat::Heartbeats;
 use crate::identity::{Member, now};
 use crate::lease::Lease;
 use crate::logs::Follows;
 use crate::renewal::Renewal;
 use crate::units::{Tunnels, Units};
-use crate::{Error, lease, machine};
+use crate::{Error, lease};
 
 /// Messages that wait for the network.
 const MAX_WAITING_MESSAGES: usize = 64;
@@ -48,7 +48,7 @@ pub(crate) enum Ended {
 /// What sessions are opened with.
 pub(crate) struct Sessions {
     pub(crate) member: Member,
-    pub(crate) offer: Offer,
+    pub(crate) offers: Offers,
     pub(crate) executor: Executor,
     pub(crate) units: Units,
     pub(crate) lease: Lease,
@@ -83,9 +83,11 @@ impl Sessions {
         };
         let (out, messages) = mpsc::channel(MAX_WAITING_MESSAGES);
         let (beats, heartbeats) = mpsc::channel(MAX_WAITING_BEATS);
+        let changes = self.offers.subscribe();
+        let offer = self.offers.now();
         let greeted_ms = lease::now_ms();
         let hello = v1::AgentMessage {
-            message: Some(Message::Hello(self.hello())),
+            message: Some(Message::Hello(self.hello(&offer))),
         };
         if out.send(hello).await.is_err() {
             return Ended::Lost(Error::Machine("the session could not be opened".to_owned()));
@@ -125,12 +127,13 @@ impl Sessions {
         };
         welcomed();
         let (executor, units) = (self.executor.clone(), self.units.clone());
-        let lease = self.lease.clone();
+        let (lease, offers) = (self.lease.clone(), self.offers.clone());
         // Apart, so that a network that takes nothing does not keep the agent from listening.
         tokio::select! {
             ended = self.listen(&mut incoming, &out, &tunnels) => ended,
             ended = send_reports(executor, &out) => ended,
             ended = send_units(units, &out) => ended,
+            ended = send_offers(offers, offer, changes, &out) => ended,
             () = lease.lost() => {
                 let detail = "no heartbeat was answered in time, and exclusive units had to stop";
                 Ended::Lost(Error::Refused(detail.to_owned()))
@@ -138,14 +141,10 @@ impl Sessions {
         }
     }
 
-    fn hello(&self) -> v1::Hello {
-        let mut capacity = weft_proto::capacity_to_proto(&self.offer.capacity);
-        capacity.missing.clone_from(&self.offer.missing);
-        capacity.hostname = machine::host_name();
-        capacity.max_held_tasks = MAX_HELD_TASKS;
+    fn hello(&self, offer: &Offer) -> v1::Hello {
         v1::Hello {
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capacity: Some(capacity),
+            capacity: Some(offer.to_proto()),
             held: self.executor.held(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             last_epoch: self.last_epoch,
@@ -280,6 +279,32 @@ async fn send_units(units: Units, out: &mpsc::Sender<v1::AgentMessage>) -> Ended
         }
         units.outgoing().await;
     }
+}
+
+/// Sends what the node offers whenever that is something else than what was told before.
+async fn send_offers(
+    offers: Offers,
+    mut told: Offer,
+    mut changes: watch::Receiver<u64>,
+    out: &mpsc::Sender<v1::AgentMessage>,
+) -> Ended {
+    while changes.changed().await.is_ok() {
+        let offer = offers.now();
+        if offer == told {
+            continue;
+        }
+        let message = v1::Offer {
+            capacity: Some(offer.to_proto()),
+        };
+        let message = v1::AgentMessage {
+            message: Some(Message::Offer(message)),
+        };
+        if out.send(message).await.is_err() {
+            return closed();
+        }
+        told = offer;
+    }
+    std::future::pending().await
 }
 
 fn closed() -> Ended {

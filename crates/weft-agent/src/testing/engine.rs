@@ -29,6 +29,8 @@ struct State {
     instances: BTreeMap<UnitId, Instance>,
     /// Answers to the next calls of a name, instead of doing them.
     faults: VecDeque<(&'static str, Error)>,
+    /// What the machine would need for it.
+    lacks: Option<Missing>,
     /// Calls of this name never end.
     hung: Option<&'static str>,
     calls: Vec<(&'static str, UnitId)>,
@@ -60,6 +62,15 @@ impl Engine {
     pub(crate) fn fail(&self, call: &'static str, step: Step, reason: Reason) {
         let error = Error::new(step, reason, "the engine was told to fail");
         self.state.lock().faults.push_back((call, error));
+    }
+
+    /// From now on the engine is not there, or is there again.
+    pub(crate) fn lack(&self, is_missing: bool) {
+        self.state.lock().lacks = is_missing.then(|| Missing {
+            what: "an engine".to_owned(),
+            why: "it is down".to_owned(),
+            fix: "start it".to_owned(),
+        });
     }
 
     /// Calls of this name do not end until there is another name.
@@ -162,6 +173,10 @@ impl Engine {
     ) -> Result<T, Error> {
         let (is_hung, halts) = {
             let mut state = self.state.lock();
+            if let Some(missing) = &state.lacks {
+                let detail = missing.to_string();
+                return Err(Error::new(Step::Run, Reason::RuntimeUnavailable, detail));
+            }
             state.calls.push((name, unit));
             let count = state.calls.len();
             let halts = match state.halt_at {
@@ -215,6 +230,12 @@ impl UnitRuntime for Engine {
     }
 
     async fn probe(&self) -> Result<Probe, Missing> {
+        if self.state.lock().hung == Some("probe") {
+            std::future::pending::<()>().await;
+        }
+        if let Some(missing) = &self.state.lock().lacks {
+            return Err(missing.clone());
+        }
         Ok(Probe {
             version: "1".to_owned(),
             capabilities: vec!["memory".to_owned()],

@@ -12,12 +12,13 @@ use weft_unit::UnitRuntime;
 
 use super::{DEADLINE, Engine};
 use crate::artifacts::Artifacts;
-use crate::capacity::Offer;
+use crate::capacity::{Offer, Offers};
 use crate::executor::Executor;
+use crate::guard::Guards;
 use crate::identity::Member;
 use crate::lease::Lease;
 use crate::node::keep_connected;
-use crate::runtimes::UnitRuntimes;
+use crate::runtimes::{Candidate, Remembered, UnitRuntimes};
 use crate::session::Sessions;
 use crate::units::{Parts, Ports, Units};
 use crate::{Config, Error};
@@ -102,22 +103,32 @@ impl Node {
             2,
         );
         let executor = executor.unwrap();
-        let engine = engine.map(|engine| engine as Arc<dyn UnitRuntime>);
+        let candidates = engine.map(|engine| Candidate {
+            name: "memory",
+            is_configured: true,
+            runtime: engine as Arc<dyn UnitRuntime>,
+        });
+        let remembered = Remembered::load(dir).unwrap();
+        let unit_runtimes = UnitRuntimes::new(candidates.into_iter().collect(), remembered);
         let lease = Lease::open(dir).unwrap();
         let parts = Parts {
             node: "n1".parse().unwrap(),
-            runtimes: UnitRuntimes::probe(engine.into_iter().collect()).await,
+            runtimes: unit_runtimes.clone(),
             executor: executor.clone(),
             lease: lease.clone(),
+            guards: Guards::default(),
             ports: Ports::default(),
         };
         let units = Units::start(dir, parts).unwrap();
         let stop = CancellationToken::new();
         let sessions = Sessions {
             member,
-            offer: Offer {
-                capacity,
-                missing: Vec::new(),
+            offers: Offers {
+                base: Offer {
+                    capacity,
+                    missing: Vec::new(),
+                },
+                units: unit_runtimes,
             },
             executor: executor.clone(),
             units: units.clone(),

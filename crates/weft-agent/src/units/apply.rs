@@ -7,13 +7,12 @@ use std::sync::atomic::Ordering;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use weft_core::service::record::{Assignment, UnitStatus};
-use weft_core::unit::Memory;
 use weft_proto::v1;
 use weft_types::{UnitId, WorkloadState};
 
 use super::desired::{Desired, secrets};
 use super::disk::Record;
-use super::driver::Driver;
+use super::driver::{Before, Driver};
 use super::{Entry, Shared, Units, View};
 use crate::identity::now;
 
@@ -64,7 +63,12 @@ impl Units {
             desired.has_secrets = record.has_secrets;
             desired.is_listed = record.is_listed;
             desired.may_be_privileged = record.may_be_privileged;
-            self.shared.insert(unit, desired, record.memory, true);
+            let before = Before {
+                memory: record.memory,
+                held: self.shared.runtimes.hold_recalled(desired.kind()),
+                is_known: true,
+            };
+            self.shared.insert(unit, desired, before);
         }
         self.shared.fence();
     }
@@ -80,7 +84,7 @@ impl Shared {
             table.get(&unit).map(|entry| entry.desired.clone())
         };
         let Some(known) = known else {
-            return self.insert(unit, wanted, None, false);
+            return self.insert(unit, wanted, Before::default());
         };
         known.send_if_modified(|known| {
             let is_same = known.assignment == wanted.assignment
@@ -151,14 +155,8 @@ impl Shared {
     }
 
     /// Begins to drive a unit; one that is driven already is left alone.
-    pub(super) fn insert(
-        self: &Arc<Self>,
-        unit: UnitId,
-        desired: Desired,
-        memory: Option<Memory>,
-        is_known: bool,
-    ) {
-        let status = match &memory {
+    pub(super) fn insert(self: &Arc<Self>, unit: UnitId, desired: Desired, before: Before) {
+        let status = match &before.memory {
             Some(memory) => memory.status.clone(),
             None => {
                 let now_ms = now().as_millis();
@@ -174,11 +172,13 @@ impl Shared {
             status,
             observed: None,
             is_running: false,
+            is_exclusive: desired.is_exclusive(),
+            may_run: false,
             is_settled: false,
         }));
         let (desired, wanted) = watch::channel(desired);
         let driver = Driver::new(Arc::clone(self), unit, wanted, Arc::clone(&view));
-        let driver = self.tokio.spawn(driver.drive(memory, is_known));
+        let driver = self.tokio.spawn(driver.drive(before));
         let driver = driver.abort_handle();
         table.insert(
             unit,

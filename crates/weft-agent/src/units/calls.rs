@@ -10,11 +10,13 @@ use weft_types::{Reason, UnitId};
 use weft_unit::{Error, Observed, Phase, UnitRuntime};
 
 use super::Shared;
+use super::backend::Backend;
 use super::desired::Desired;
 use super::disk::Record;
 use super::logs::{Book, Follower};
 use super::observed::{failure, observation};
 use crate::executor::Claim;
+use crate::guard::Guarded;
 use crate::identity::now;
 
 /// How long an engine may take to say how an instance is.
@@ -42,8 +44,9 @@ const FENCE_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Calls {
     pub(super) shared: Arc<Shared>,
     pub(super) unit: UnitId,
-    /// `None` when this node has none of that kind.
-    pub(super) runtime: Option<Arc<dyn UnitRuntime>>,
+    pub(super) backend: Backend,
+    /// Its place on the list of the guard, when it is exclusive.
+    pub(super) guarded: Arc<Mutex<Option<Guarded>>>,
     pub(super) wanted: watch::Receiver<Desired>,
     pub(super) book: Arc<Book>,
     pub(super) notes: mpsc::Sender<Input>,
@@ -79,10 +82,11 @@ impl Calls {
 
     async fn observe(&self) -> Result<Observation, Failure> {
         // What is to run here all the same is refused when it is let in.
-        let Some(runtime) = &self.runtime else {
+        let Some(runtime) = self.found("run").await? else {
             return Ok(Observation::of(core::Phase::Absent));
         };
         let observed = bounded("run", OBSERVE_TIMEOUT, runtime.observe(self.unit)).await?;
+        let observed = self.as_guarded(observed);
         let evidence = match observed.phase {
             Phase::Exited { .. } => self.last_lines().await,
             _ => Vec::new(),
@@ -92,15 +96,37 @@ impl Calls {
         Ok(seen)
     }
 
+    /// What was ended because the lease was lost has not failed, whoever ended it.
+    fn as_guarded(&self, observed: Observed) -> Observed {
+        let is_exclusive = self.wanted.borrow().is_exclusive();
+        match observed.phase {
+            Phase::Exited {
+                exit_code,
+                signal,
+                detail,
+                at_ms,
+                ..
+            } if is_exclusive && self.shared.guards.has_stopped(self.unit) => Observed {
+                phase: Phase::Exited {
+                    exit_code,
+                    signal,
+                    reason: Some(Reason::NodeLost),
+                    detail,
+                    at_ms,
+                },
+                ..observed
+            },
+            _ => observed,
+        }
+    }
+
     /// The end of what an instance printed that has ended.
     async fn last_lines(&self) -> Vec<String> {
         // An instance that ended while the agent was away has nobody who follows it.
-        if let Some(runtime) = &self.runtime {
+        if let Some(runtime) = self.backend.get() {
             let mut follower = self.follower.lock();
-            follower.get_or_insert_with(|| {
-                let (runtime, book) = (Arc::clone(runtime), Arc::clone(&self.book));
-                Follower::start(runtime, self.unit, book)
-            });
+            follower
+                .get_or_insert_with(|| Follower::start(runtime, self.unit, Arc::clone(&self.book)));
         }
         self.finish_logs().await;
         let book = Arc::clone(&self.book);
@@ -215,26 +241,47 @@ impl Calls {
         if let Ok(Err(error)) = begun {
             tracing::warn!(unit = %self.unit, %error, "its logs cannot be kept");
         }
-        // The last moment to find out that a paused agent has lost its lease.
-        if self.wanted.borrow().is_exclusive() && self.shared.lease.judge() != Lease::Held {
-            let detail = "the node's lease has ended";
-            return Err(Failure::new("start", Reason::NodeLost, detail));
+        if self.wanted.borrow().is_exclusive() {
+            self.is_let_run().await?;
         }
         bounded("start", START_TIMEOUT, runtime.start(&unit)).await
     }
 
+    /// Whether an exclusive unit may be started now, with a guard that ends it when this agent
+    /// cannot.
+    async fn is_let_run(&self) -> Result<(), Failure> {
+        let covered = {
+            let guarded = self.guarded.lock();
+            guarded.as_ref().map(Guarded::covered)
+        };
+        if let Some(covered) = covered {
+            let failed = |detail| Failure::new("start", Reason::RuntimeError, detail);
+            covered.await.map_err(failed)?;
+        }
+        self.shared.guards.forget_stop(self.unit);
+        // The last moment to find out that a paused agent has lost its lease.
+        if self.shared.lease.judge() != Lease::Held {
+            let detail = "the node's lease has ended";
+            return Err(Failure::new("start", Reason::NodeLost, detail));
+        }
+        Ok(())
+    }
+
     async fn stop(&self, grace: Duration) -> Result<(), Failure> {
         // Without a runtime there can be nothing of it here.
-        let Some(runtime) = &self.runtime else {
+        let Some(runtime) = self.found("stop").await? else {
             return Ok(());
         };
+        if self.wanted.borrow().is_exclusive() && self.shared.lease.judge() != Lease::Held {
+            self.shared.guards.note_stop(self.unit);
+        }
         bounded("stop", grace + STOP_TIMEOUT, runtime.stop(self.unit, grace)).await?;
         self.finish_logs().await;
         Ok(())
     }
 
     async fn remove(&self, keep_volumes: bool) -> Result<(), Failure> {
-        let Some(runtime) = &self.runtime else {
+        let Some(runtime) = self.found("remove").await? else {
             return Ok(());
         };
         self.finish_logs().await;
@@ -242,8 +289,31 @@ impl Calls {
         bounded("remove", REMOVE_TIMEOUT, work).await
     }
 
-    pub(super) fn runtime(&self, step: &'static str) -> Result<&Arc<dyn UnitRuntime>, Failure> {
-        self.runtime.as_ref().ok_or_else(|| {
+    /// The backend, once it is known which; `None` when this node has none of that kind.
+    async fn found(&self, step: &'static str) -> Result<Option<Arc<dyn UnitRuntime>>, Failure> {
+        let kind = self.wanted.borrow().kind();
+        let found = self.backend.find(&self.shared.runtimes, kind).await;
+        let found = found.map_err(|error| {
+            let detail = format!("which backend has it cannot be written down: {error}");
+            Failure::new(step, Reason::StorageError, detail)
+        })?;
+        self.guard();
+        Ok(found)
+    }
+
+    /// Has an exclusive unit on the list of the guard.
+    fn guard(&self) {
+        let mut guarded = self.guarded.lock();
+        if guarded.is_none()
+            && self.wanted.borrow().is_exclusive()
+            && let Some(name) = self.backend.name()
+        {
+            *guarded = Some(self.shared.guards.add(self.unit, name));
+        }
+    }
+
+    pub(super) fn runtime(&self, step: &'static str) -> Result<Arc<dyn UnitRuntime>, Failure> {
+        self.backend.get().ok_or_else(|| {
             let kind = self.wanted.borrow().kind();
             let detail = format!(
                 "this node does not run `{kind}` workloads; `weft node show {}` says what is missing",

@@ -13,6 +13,7 @@ use weft_core::unit::{Failure, Input, Lease, Machine, Memory, Now, Output};
 use weft_types::{Reason, UnitId, WorkloadState};
 use weft_unit::{Observed, publish_address};
 
+use super::backend::Backend;
 use super::calls::Calls;
 use super::desired::Desired;
 use super::disk::Record;
@@ -22,11 +23,22 @@ use super::{Shared, View, health};
 use crate::executor::Claim;
 use crate::identity::now;
 use crate::lease::{self, ExclusiveUnit};
+use crate::runtimes::Held;
 
 /// How often an instance is looked at although nothing is said to have changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// Inputs from a call that is under way.
 const MAX_NOTES: usize = 16;
+
+/// What is known of a unit when its driver begins.
+#[derive(Default)]
+pub(super) struct Before {
+    pub(super) memory: Option<Memory>,
+    /// The backend that has it.
+    pub(super) held: Option<Held>,
+    /// Whether the disk has its record.
+    pub(super) is_known: bool,
+}
 
 /// Drives one unit.
 pub(super) struct Driver {
@@ -71,14 +83,18 @@ impl Driver {
         }
     }
 
-    /// Drives it until nobody asks for it any more. `is_known` says that the disk has its record.
-    pub(super) async fn drive(mut self, memory: Option<Memory>, is_known: bool) {
-        let mut memory = memory;
+    /// Drives it until nobody asks for it any more.
+    pub(super) async fn drive(mut self, before: Before) {
+        let Before {
+            mut memory,
+            mut held,
+            is_known,
+        } = before;
         loop {
             let Some(book) = self.book().await else {
                 break;
             };
-            let mut life = Life::new(&self, memory.take(), book);
+            let mut life = Life::new(&self, memory.take(), held.take(), book);
             if is_known {
                 life.saved = life.record();
             }
@@ -112,24 +128,25 @@ impl Driver {
         if let Ok(Err(error)) = removed {
             tracing::warn!(%unit, %error, "the record of a unit that is gone stays");
         }
+        self.shared.guards.forget_stop(unit);
         self.shared.shelf.retire(unit);
         self.shared.gone.notify_waiters();
     }
 }
 
 impl Life {
-    fn new(driver: &Driver, memory: Option<Memory>, book: Arc<Book>) -> Self {
+    fn new(driver: &Driver, memory: Option<Memory>, held: Option<Held>, book: Arc<Book>) -> Self {
         let shared = Arc::clone(&driver.shared);
         let desired = driver.wanted.borrow().clone();
         let settings = desired.settings(driver.unit, &shared.node);
         let exclusive = desired.is_exclusive().then(|| shared.lease.guard());
         let (notes_in, notes) = mpsc::channel(MAX_NOTES);
         let (progress_in, progress) = watch::channel(String::new());
-        let runtime = shared.runtimes.get(desired.kind());
         let calls = Calls {
             shared: Arc::clone(&shared),
             unit: driver.unit,
-            runtime,
+            backend: Backend::new(held),
+            guarded: Arc::default(),
             wanted: driver.wanted.clone(),
             book,
             notes: notes_in,
@@ -249,9 +266,9 @@ impl Life {
         let mut follower = self.calls.follower.lock();
         if is_running
             && follower.is_none()
-            && let Some(runtime) = &self.calls.runtime
+            && let Some(runtime) = self.calls.backend.get()
         {
-            let (runtime, book) = (Arc::clone(runtime), Arc::clone(&self.calls.book));
+            let book = Arc::clone(&self.calls.book);
             *follower = Some(Follower::start(runtime, self.unit, book));
         }
         drop(follower);
@@ -259,6 +276,7 @@ impl Life {
         view.kind = self.wanted.borrow().kind();
         view.status.clone_from(self.machine.status());
         view.is_running = is_running;
+        view.may_run = self.machine.uses_room();
         view.is_settled = !self.machine.is_looking();
         view.observed = self.observed().filter(|_| is_running);
     }

@@ -11,6 +11,7 @@
 //! Losing sight of the server changes nothing, but for exclusive units ([`crate::lease`]).
 
 mod apply;
+mod backend;
 mod calls;
 mod clean;
 mod desired;
@@ -28,7 +29,7 @@ mod usage;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +46,7 @@ use weft_unit::Observed;
 
 use crate::Error;
 use crate::executor::Executor;
+use crate::guard::{self, Guards};
 use crate::lease::Lease;
 use crate::runtimes::UnitRuntimes;
 use desired::Desired;
@@ -55,6 +57,8 @@ use outbox::Outbox;
 pub(crate) use ports::Ports;
 pub(crate) use tunnel::Tunnels;
 
+/// How often is looked whether exclusive units have ended.
+const QUIET_INTERVAL: Duration = Duration::from_millis(10);
 /// How long the first report of a session waits for the first look at what was running.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -70,6 +74,7 @@ pub(crate) struct Parts {
     pub(crate) runtimes: UnitRuntimes,
     pub(crate) executor: Executor,
     pub(crate) lease: Lease,
+    pub(crate) guards: Guards,
     pub(crate) ports: Ports,
 }
 
@@ -78,6 +83,7 @@ struct Shared {
     runtimes: UnitRuntimes,
     executor: Executor,
     lease: Lease,
+    guards: Guards,
     ports: Ports,
     disk: Disk,
     shelf: Shelf,
@@ -107,6 +113,9 @@ struct View {
     status: UnitStatus,
     observed: Option<Observed>,
     is_running: bool,
+    is_exclusive: bool,
+    /// Whether something of it may run, as far as is known.
+    may_run: bool,
     /// Whether it has been looked at since the agent started.
     is_settled: bool,
 }
@@ -126,6 +135,7 @@ impl Units {
             runtimes: parts.runtimes,
             executor: parts.executor,
             lease: parts.lease,
+            guards: parts.guards,
             ports: parts.ports,
             disk,
             shelf: Shelf::open(logs.clone()).map_err(Error::file(&logs))?,
@@ -137,6 +147,8 @@ impl Units {
             stop: CancellationToken::new(),
             tokio: tokio::runtime::Handle::current(),
         });
+        let kinds = records.iter().map(|it| it.assignment.spec.runtime);
+        shared.runtimes.recall(&kinds.collect::<BTreeSet<_>>());
         let units = Self { shared };
         units.adopt(records);
         units.spawn_loops(data_dir);
@@ -144,13 +156,13 @@ impl Units {
     }
 
     fn spawn_loops(&self, data_dir: &Path) {
-        for runtime in self.shared.runtimes.all() {
-            self.spawn(ghosts::watch(Arc::clone(&self.shared), Arc::clone(runtime)));
-            self.spawn(ghosts::remove(
-                Arc::clone(&self.shared),
-                Arc::clone(runtime),
-            ));
+        for kind in self.shared.runtimes.kinds() {
+            let shared = Arc::clone(&self.shared);
+            let watch = self.shared.runtimes.clone().watch(kind, move || shared.look());
+            self.spawn(watch);
+            self.spawn(ghosts::follow(Arc::clone(&self.shared), kind));
         }
+        self.spawn(guard::keep(self.shared.guards.clone()));
         self.spawn(usage::measure(Arc::clone(&self.shared)));
         let shared = Arc::clone(&self.shared);
         self.spawn(async move {
@@ -216,8 +228,30 @@ impl Units {
             let views = table.values().map(|entry| entry.view.lock().status.clone());
             views.collect()
         };
+    /// Ends exclusive units, which must not run without somebody who renews the lease; waits until
+    /// none runs any more or the time is over.
+    pub(crate) async fn end_exclusive(&self, timeout: Duration) {
+        let has_any = {
+            let table = self.shared.table.lock();
+            table.values().any(|entry| entry.view.lock().is_exclusive)
+        };
+        if !has_any {
+            return;
+        }
+        self.shared.lease.leave();
+        let quiet = async {
+            while self.shared.may_run_exclusive() {
+                tokio::time::sleep(QUIET_INTERVAL).await;
+            }
+        };
+        if tokio::time::timeout(timeout, quiet).await.is_err() {
+            tracing::warn!("exclusive units take long to end: their guard sees to it");
+        }
+    }
+
         self.shared.outbox.next(status, all)
     }
+        self.shared.guards.leave(!self.shared.may_run_exclusive());
 
     /// Leaves every unit as it is and ends what watches them.
     pub(crate) fn leave(&self) {
@@ -268,6 +302,15 @@ impl Shared {
 
     fn view(&self, unit: UnitId) -> Option<View> {
         let table = self.table.lock();
+    /// Whether an exclusive unit runs, or may.
+    fn may_run_exclusive(&self) -> bool {
+        let table = self.table.lock();
+        table.values().any(|entry| {
+            let view = entry.view.lock();
+            view.is_exclusive && (view.may_run || !view.is_settled)
+        })
+    }
+
         table.get(&unit).map(|entry| entry.view.lock().clone())
     }
 

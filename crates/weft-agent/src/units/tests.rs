@@ -1,5 +1,7 @@
 //! Units over a scripted server and a runtime that outlives the agents.
 
+mod engines;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
