@@ -25,14 +25,17 @@ use exit::Failed;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Before anything else: these two must stay small and single-threaded.
-    let mut args = std::env::args().skip(1);
-    match args.next().as_deref() {
+    // Before anything else: these must stay small and single-threaded.
+    let mut args = std::env::args_os().skip(1);
+    match args.next().as_ref().and_then(|argument| argument.to_str()) {
         Some(weft_sandbox::spawner::ARGUMENT) => {
-            let socket = args.next().and_then(|fd| fd.parse().ok()).unwrap_or(-1);
-            weft_sandbox::spawner::main(socket);
+            let socket = args.next().and_then(|fd| fd.to_str()?.parse().ok());
+            weft_sandbox::spawner::main(socket.unwrap_or(-1));
         }
         Some(weft_agent::MONITOR_ARGUMENT) => return weft_agent::watch_container(),
+        Some(weft_agent::GUARD_ARGUMENT) => {
+            return weft_agent::guard_exclusive_units(args.next().map(Into::into));
+        }
         _ => {}
     }
     let cli = match Cli::try_parse() {
