@@ -40,8 +40,8 @@ mod units;
 
 pub use config::{Config, Engine, OnShutdown};
 pub use error::Error;
-pub use node::Agent;
 pub use guard::{GUARD_ARGUMENT, main as guard_exclusive_units};
+pub use node::Agent;
 pub use runtimes::MONITOR_ARGUMENT;
 /// The program that watches one container and outlives the agent.
 pub use weft_oci::monitor::main as watch_container;

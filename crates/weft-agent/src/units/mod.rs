@@ -167,10 +167,7 @@ impl Units {
         let shared = Arc::clone(&self.shared);
         self.spawn(async move {
             let outbox = &shared.outbox;
-            shared
-                .ports
-                .follow_errors(|errors| outbox.ports(errors))
-                .await;
+            shared.ports.follow_errors(|errors| outbox.ports(errors)).await;
         });
         self.spawn(clean::clean(
             Arc::clone(&self.shared),
@@ -228,6 +225,9 @@ impl Units {
             let views = table.values().map(|entry| entry.view.lock().status.clone());
             views.collect()
         };
+        self.shared.outbox.next(status, all)
+    }
+
     /// Ends exclusive units, which must not run without somebody who renews the lease; waits until
     /// none runs any more or the time is over.
     pub(crate) async fn end_exclusive(&self, timeout: Duration) {
@@ -249,12 +249,9 @@ impl Units {
         }
     }
 
-        self.shared.outbox.next(status, all)
-    }
-        self.shared.guards.leave(!self.shared.may_run_exclusive());
-
     /// Leaves every unit as it is and ends what watches them.
     pub(crate) fn leave(&self) {
+        self.shared.guards.leave(!self.shared.may_run_exclusive());
         self.shared.stop.cancel();
         for entry in self.shared.table.lock().values() {
             entry.driver.abort();
@@ -302,6 +299,9 @@ impl Shared {
 
     fn view(&self, unit: UnitId) -> Option<View> {
         let table = self.table.lock();
+        table.get(&unit).map(|entry| entry.view.lock().clone())
+    }
+
     /// Whether an exclusive unit runs, or may.
     fn may_run_exclusive(&self) -> bool {
         let table = self.table.lock();
@@ -309,9 +309,6 @@ impl Shared {
             let view = entry.view.lock();
             view.is_exclusive && (view.may_run || !view.is_settled)
         })
-    }
-
-        table.get(&unit).map(|entry| entry.view.lock().clone())
     }
 
     /// What runs.
