@@ -111,16 +111,15 @@ impl Talk {
         let units = v1::Units {
             complete,
             apply,
-            remove: Vec::new(),
+            ..v1::Units::default()
         };
         self.session.send(Answer::Units(units)).await;
     }
 
     async fn remove(&self, unit: UnitId) {
         let units = v1::Units {
-            complete: false,
-            apply: Vec::new(),
             remove: vec![unit.to_string()],
+            ..v1::Units::default()
         };
         self.session.send(Answer::Units(units)).await;
     }
