@@ -15,12 +15,14 @@ use tokio::sync::watch;
 use tokio_util::io::StreamReader;
 use tonic::{Code, Status};
 use weft_blobs::{BlobStore, Stored};
+use weft_fetch::{Allowed, Part};
 use weft_proto::{BLOB_CHUNK_BYTES, v1};
 use weft_types::{BlobHash, Failure, Reason};
 
 use crate::backoff::Backoff;
 use crate::channel::Client;
 use crate::kept::{Kept, Pin};
+use crate::urls::{Temporary, Urls};
 use crate::{Error, machine};
 
 /// The most bytes of artifacts that are kept on the node.
@@ -45,12 +47,19 @@ pub(crate) struct Artifacts {
     downloads: Arc<Mutex<HashMap<BlobHash, Arc<tokio::sync::Mutex<()>>>>>,
     /// The connection of the session, while there is one.
     client: Arc<watch::Sender<Option<Client>>>,
+    urls: Arc<Urls>,
 }
 
-/// An artifact on this node; it stays there at least until this is dropped.
+/// A file on this node; it stays there at least until this is dropped.
 pub(crate) struct Fetched {
     pub(crate) path: PathBuf,
-    _pin: Pin,
+    _kept: Keeper,
+}
+
+/// What keeps a file.
+enum Keeper {
+    Artifact { _pin: Pin },
+    Input { _file: Temporary },
 }
 
 /// Why a transfer did not work.
@@ -78,7 +87,19 @@ impl Artifacts {
             kept,
             downloads: Arc::default(),
             client: Arc::new(watch::channel(None).0),
+            urls: Arc::new(Self::urls(dir, Allowed::default())?),
         })
+    }
+
+    /// Fetches inputs by URL from these addresses as well.
+    pub(crate) fn fetching_from(self, allowed: Allowed) -> Result<Self, Error> {
+        let urls = Arc::new(Self::urls(&self.dir, allowed)?);
+        Ok(Self { urls, ..self })
+    }
+
+    fn urls(dir: &Path, allowed: Allowed) -> Result<Urls, Error> {
+        let dir = dir.join("inputs");
+        Urls::open(dir.clone(), allowed).map_err(Error::file(&dir))
     }
 
     /// The connection to fetch over from now on.
@@ -101,7 +122,22 @@ impl Artifacts {
             .retain(|_, turn| Arc::strong_count(turn) > 1);
         fetched.map(|()| Fetched {
             path: self.store.path(hash),
-            _pin: pin,
+            _kept: Keeper::Artifact { _pin: pin },
+        })
+    }
+
+    /// A part of what is at a URL; every call fetches it again.
+    pub(crate) async fn fetch_url(
+        &self,
+        url: &str,
+        part: Part,
+        timeout: Option<Duration>,
+    ) -> Result<Fetched, Failure> {
+        self.make_room(part.length.unwrap_or(0)).await?;
+        let file = self.urls.fetch(url, part, timeout).await?;
+        Ok(Fetched {
+            path: file.path().to_path_buf(),
+            _kept: Keeper::Input { _file: file },
         })
     }
 

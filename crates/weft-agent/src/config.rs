@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use weft_types::{Bytes, Millicores, NodeId};
 
 /// What runs containers.
@@ -61,6 +62,9 @@ pub struct Config {
     pub engine: Engine,
     /// Directories for the disks of virtual machines, by the name of their pool.
     pub storage_pools: BTreeMap<String, PathBuf>,
+    /// Private networks that tasks' inputs may be fetched from by URL. Public addresses may be asked
+    /// in any case; those of the local link and of clouds' metadata never are.
+    pub fetch_from: Vec<IpNet>,
     /// What becomes of units when the agent's process ends.
     pub on_shutdown: OnShutdown,
 }
@@ -82,6 +86,7 @@ impl Config {
             peer_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             engine: Engine::default(),
             storage_pools: BTreeMap::new(),
+            fetch_from: Vec::new(),
             on_shutdown: OnShutdown::default(),
         }
     }

@@ -37,6 +37,7 @@ mod task;
 #[cfg(test)]
 mod testing;
 mod units;
+mod urls;
 
 pub use config::{Config, Engine, OnShutdown};
 pub use error::Error;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use weft_fetch::Allowed;
 use weft_runtime::{OpRuntime, Runtimes, WasmOptions, WasmRuntime, WorkRoot};
 use weft_types::NodeId;
 
@@ -62,6 +63,8 @@ impl Agent {
         let spawners = Spawners::start(&config, &id, work.clone()).await?;
         let runtimes = runtimes(&config, spawners.runtime(), work);
         let artifacts = Artifacts::open(&config.data_dir.join("blobs")).await?;
+        let fetch_from = Allowed::also(config.fetch_from.iter().copied());
+        let artifacts = artifacts.fetching_from(fetch_from)?;
         let remembered =
             Remembered::load(&config.data_dir).map_err(Error::file(&config.data_dir))?;
         let candidates = candidates(&config, &id, &artifacts, &remembered).await;

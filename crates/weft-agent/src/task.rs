@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes as Buffer;
 use prost::Message;
+use weft_fetch::Part;
 use weft_proto::v1;
 use weft_proto::v1::task_payload::Input as WireInput;
 use weft_runtime::{Input, Module, ModuleSource, TaskRun, Work};
@@ -124,6 +125,11 @@ pub(crate) async fn prepare(
         |what: &str| Failure::new(Reason::InvalidSpec, format!("{what} cannot be understood"));
     let payload = v1::TaskPayload::decode(payload.clone()).map_err(|_| malformed("the task"))?;
     let name = Some(payload.file.clone()).filter(|file| !file.is_empty());
+    let timeout = millis(payload.timeout_ms).or(job.timeout);
+    let mut part = Part {
+        offset: payload.offset.unwrap_or(0),
+        length: payload.length,
+    };
     let input = match payload.input.clone() {
         None => Input::None,
         Some(WireInput::Data(bytes)) => Input::Bytes { bytes, name },
@@ -139,15 +145,21 @@ pub(crate) async fn prepare(
                 length: None,
             }
         }
-        Some(WireInput::Url(_)) => {
-            return Err(Failure::new(
-                Reason::RuntimeUnavailable,
-                "agents do not fetch `data_url` yet",
-            )
-            .with_next("upload the input as an artifact"));
+        Some(WireInput::Url(url)) => {
+            let fetched = artifacts.fetch_url(&url, part, timeout).await?;
+            let path = fetched.path.clone();
+            inputs.push(fetched);
+            // What was fetched is the part already.
+            part = Part::default();
+            Input::File {
+                path,
+                name,
+                offset: 0,
+                length: None,
+            }
         }
     };
-    let input = input.slice(payload.offset.unwrap_or(0), payload.length)?;
+    let input = input.slice(part.offset, part.length)?;
     let mut env = job.env.clone();
     env.extend(payload.env.clone());
     let run = TaskRun {
@@ -157,7 +169,7 @@ pub(crate) async fn prepare(
         work: work(job, &payload, artifacts, &mut inputs).await?,
         env,
         input,
-        timeout: millis(payload.timeout_ms).or(job.timeout),
+        timeout,
         resources: job.resources.clone(),
     };
     Ok(Prepared { run, inputs })

@@ -362,12 +362,6 @@ impl crate::TaskSpec {
     pub fn check(&self, runtime: RuntimeKind) -> Result<(), FieldError> {
         self.input()
             .map_err(|(field, message)| FieldError::new(field, message))?;
-        if self.data_url.is_some() {
-            return Err(FieldError::new(
-                "data_url",
-                "not supported yet; upload the input as an artifact and use `blob`",
-            ));
-        }
         if self.op.is_some() && runtime != RuntimeKind::Op {
             return Err(FieldError::new(
                 "op",

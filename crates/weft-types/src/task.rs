@@ -70,6 +70,9 @@ pub enum TaskInput {
 /// The most bytes of input a task may carry inline; larger inputs are artifacts.
 pub const MAX_INLINE_DATA_BYTES: usize = 8 << 20;
 
+/// The longest URL of an input, in bytes.
+pub const MAX_URL_BYTES: usize = 4_096;
+
 impl TaskSpec {
     /// The input, decoded.
     ///
@@ -93,16 +96,27 @@ impl TaskSpec {
                 .map_err(|e| ("data", e));
         }
         if let Some(url) = &self.data_url {
-            if !url.starts_with("https://") && !url.starts_with("http://") {
-                return Err((
-                    "data_url",
-                    format!("{url:?} is not an http or https address"),
-                ));
-            }
+            check_url(url).map_err(|message| ("data_url", message))?;
             return Ok(TaskInput::Url(url.clone()));
         }
         Ok(self.blob.map_or(TaskInput::None, TaskInput::Blob))
     }
+}
+
+/// What can be said of a URL without asking anybody; the node that fetches it parses it.
+fn check_url(url: &str) -> Result<(), String> {
+    if url.len() > MAX_URL_BYTES {
+        return Err(format!("longer than {MAX_URL_BYTES} bytes"));
+    }
+    if !url.starts_with("https://") && !url.starts_with("http://") {
+        return Err(format!("{url:?} is not an http or https address"));
+    }
+    if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!(
+            "{url:?} has characters that a URL does not have; escape them as %XX"
+        ));
+    }
+    Ok(())
 }
 
 fn decode_base64(text: &str) -> Result<Vec<u8>, String> {

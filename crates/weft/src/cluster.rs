@@ -1,7 +1,7 @@
 //! A control plane and agents inside this process: for `weft up`, and for a run without a cluster.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use weft_agent::{Agent, Engine};
 use weft_server::Server;
@@ -19,17 +19,16 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a server and `nodes` agents that keep their data beneath it and run containers by
-    /// `engine`.
+    /// Starts a server and `nodes` agents, each with a directory of its own beneath the one of
+    /// `agents`, and its other settings.
     ///
     /// # Errors
     /// When one of them does not start.
     pub async fn start(
         config: weft_server::Config,
         nodes: u32,
-        engine: Engine,
+        agents: weft_agent::Config,
     ) -> Result<Self, Failed> {
-        let data_dir = config.data_dir.clone();
         let server = Server::start(config)
             .await
             .map_err(|error| could_not("the server", &error))?;
@@ -37,7 +36,7 @@ impl Cluster {
             server,
             agents: Vec::new(),
         };
-        if let Err(failed) = cluster.add_agents(&data_dir, nodes, engine, None).await {
+        if let Err(failed) = cluster.add_agents(nodes, &agents).await {
             cluster.shutdown().await;
             return Err(failed);
         }
@@ -66,10 +65,12 @@ impl Cluster {
             server,
             agents: Vec::new(),
         };
-        match cluster
-            .add_agents(dir.path(), PRIVATE_NODES, Engine::None, Some(dir.path()))
-            .await
-        {
+        let agents = weft_agent::Config {
+            engine: Engine::None,
+            cleanup_dir: Some(dir.path().to_path_buf()),
+            ..weft_agent::Config::new(dir.path().join("agents"))
+        };
+        match cluster.add_agents(PRIVATE_NODES, &agents).await {
             Ok(()) => Ok((cluster, dir)),
             Err(failed) => {
                 cluster.shutdown().await;
@@ -80,10 +81,8 @@ impl Cluster {
 
     async fn add_agents(
         &mut self,
-        data_dir: &Path,
         nodes: u32,
-        engine: Engine,
-        cleanup: Option<&Path>,
+        settings: &weft_agent::Config,
     ) -> Result<(), Failed> {
         let token = self
             .server
@@ -93,16 +92,15 @@ impl Cluster {
         let starts = (1..=nodes).map(|number| {
             let id: Result<NodeId, String> = format!("node-{number}").parse();
             let token = token.clone();
-            let dir = data_dir.join("agents").join(format!("node-{number}"));
+            let data_dir = settings.data_dir.join(format!("node-{number}"));
             async move {
                 let config = weft_agent::Config {
                     node_id: Some(id.map_err(Failed::internal)?),
                     token: Some(token),
                     // The agents of one process share its machine.
                     share: nodes.max(1),
-                    cleanup_dir: cleanup.map(Path::to_path_buf),
-                    engine,
-                    ..weft_agent::Config::new(dir)
+                    data_dir,
+                    ..settings.clone()
                 };
                 Agent::start(config)
                     .await

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_api::AdminFile;
 use weft_server::{NatsSettings, RedisSettings};
 use weft_types::{Bytes, Millicores, NodeId};
 
-use crate::args::Engine;
+use crate::args::{Engine, OnShutdown};
 use crate::exit::Failed;
 
 /// What the config file may hold.
@@ -103,6 +104,15 @@ pub struct AgentSettings {
     /// Directories for disks of virtual machines, by the name of their pool.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub storage_pools: BTreeMap<String, PathBuf>,
+    /// Private networks that tasks' inputs may be fetched from by URL; of `up` as well.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fetch_from: Vec<IpNet>,
+    /// What becomes of services when the process ends; of `up` as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_shutdown: Option<OnShutdown>,
+    /// Where other nodes reach replicas; of `up` as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer_listen: Option<SocketAddr>,
     /// CPU to offer, instead of what the machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Millicores>,
@@ -193,7 +203,7 @@ mod tests {
     #[test]
     fn every_section_is_read_and_written_again() {
         let text = "current = 'a'\n[server]\nlisten = '127.0.0.1:0'\nmdns = false\nadvertise = ['x']\n\
-            [agent]\nthreshold = 50\ncpu = '2'\nlabels = { zone = 'a' }\n\
+            [agent]\nthreshold = 50\ncpu = '2'\non_shutdown = 'remove'\npeer_listen = '10.0.0.1:7800'\nlabels = { zone = 'a' }\n\
             [queue.redis]\nurl = 'redis://localhost'\nlease = '5s'\n\
             [queue.nats]\nurl = 'nats://localhost'\nstream = 'S'\n";
         let config = read(text).expect("a config");
@@ -211,6 +221,8 @@ mod tests {
         save(Some(&path), &config).expect("written");
         let again = load(Some(&path)).expect("a config");
         assert_eq!(again.agent.threshold, Some(50));
+        assert_eq!(again.agent.on_shutdown, Some(OnShutdown::Remove));
+        assert_eq!(again.agent.peer_listen.map(|it| it.port()), Some(7800));
         assert_eq!(again.queue.redis, Some(redis));
     }
 

@@ -695,8 +695,8 @@ impl Shell {
             let data = json!({ "state": state.as_str(), "name": &*record.name, "tasks": counts });
             self.events.emit(wall, "job.ended", &job.to_string(), data);
         }
-        self.log
-            .append_state(job, self.stored_state(job, None), |_| {});
+        let state = self.stored_state(job, None);
+        self.log.append_state_unhurried(job, &state);
         self.expiring.push_back((wall.plus(self.result_ttl), job));
         self.watchers.notify(job);
         for reply in self.endings.take(job) {

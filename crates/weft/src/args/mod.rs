@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use weft_types::{Bytes, Deadline, Millicores, NodeId, WorkloadName, parse_duration};
 
 pub use services::{
@@ -479,6 +480,25 @@ impl From<Engine> for weft_agent::Engine {
     }
 }
 
+/// What becomes of services on a node when its agent is stopped.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnShutdown {
+    /// They run on, but for exclusive ones; the next start finds them again
+    Keep,
+    /// They are stopped and removed
+    Remove,
+}
+
+impl From<OnShutdown> for weft_agent::OnShutdown {
+    fn from(on_shutdown: OnShutdown) -> Self {
+        match on_shutdown {
+            OnShutdown::Keep => Self::Keep,
+            OnShutdown::Remove => Self::Remove,
+        }
+    }
+}
+
 /// Settings that a server and `up` share.
 #[derive(Args, Debug, Clone)]
 pub struct ServeArgs {
@@ -538,9 +558,26 @@ pub struct UpArgs {
     /// How many agents to run here
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub nodes: u32,
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+/// What agents do, alone and within `weft up`.
+#[derive(Args, Debug, Clone)]
+pub struct NodeArgs {
     /// What runs containers here [default: auto]
     #[arg(long, value_enum, value_name = "ENGINE")]
     pub engine: Option<Engine>,
+    /// What becomes of services here when this process is stopped [default: keep]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub on_shutdown: Option<OnShutdown>,
+    /// Where other nodes reach replicas here [default: 0.0.0.0:0, a free port]
+    #[arg(long, value_name = "ADDR")]
+    pub peer_listen: Option<std::net::SocketAddr>,
+    /// A private network that inputs may be fetched from by URL, as in 192.168.0.0/16; may be
+    /// repeated
+    #[arg(long, value_name = "NET")]
+    pub fetch_from: Vec<IpNet>,
 }
 
 #[derive(Args, Debug, Clone)]
@@ -566,9 +603,8 @@ pub struct AgentArgs {
     /// How much of the machine work may use, in percent [default: 80]
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
     pub threshold: Option<u8>,
-    /// What runs containers here [default: auto]
-    #[arg(long, value_enum, value_name = "ENGINE")]
-    pub engine: Option<Engine>,
+    #[command(flatten)]
+    pub node: NodeArgs,
     /// A directory for disks of virtual machines, under a name; may be repeated
     #[arg(long, value_name = "NAME=DIR")]
     pub storage_pool: Vec<String>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use weft_server::{Config, NatsSettings, RedisSettings};
 use weft_types::parse_duration;
 
+use super::agent::of_node;
 use crate::args::{Global, ServeArgs, ServerArgs, UpArgs};
 use crate::cluster::{Cluster, could_not};
 use crate::config::{self, ServerSettings};
@@ -21,9 +22,13 @@ pub async fn up(global: &Global, args: UpArgs, output: &Output) -> Result<(), Fa
     let config = server_config(global, &args.serve)?;
     let stop = stop_signal()?;
     let settings = config::load(global.config.as_deref())?.agent;
-    let engine = args.engine.or(settings.engine);
-    let engine = engine.map_or_else(Default::default, Into::into);
-    let cluster = Cluster::start(config, args.nodes, engine).await?;
+    let agents = weft_agent::Config::new(config.data_dir.join("agents"));
+    let agents = of_node(args.node, &settings, agents);
+    if args.nodes > 1 && agents.peer_listen.port() != 0 {
+        let message = format!("--peer-listen: {} agents cannot share a port", args.nodes);
+        return Err(Failed::usage(message).with_next("give port 0, or --nodes 1"));
+    }
+    let cluster = Cluster::start(config, args.nodes, agents).await?;
     announce(&cluster, args.nodes, output).await?;
     service::ready();
     stop.await;
@@ -37,7 +42,8 @@ pub async fn up(global: &Global, args: UpArgs, output: &Output) -> Result<(), Fa
 pub async fn server(global: &Global, args: ServerArgs, output: &Output) -> Result<(), Failed> {
     let config = server_config(global, &args.serve)?;
     let stop = stop_signal()?;
-    let cluster = Cluster::start(config, 0, weft_agent::Engine::None).await?;
+    let none = weft_agent::Config::new(config.data_dir.join("agents"));
+    let cluster = Cluster::start(config, 0, none).await?;
     announce(&cluster, 0, output).await?;
     service::ready();
     stop.await;
