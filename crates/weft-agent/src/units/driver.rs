@@ -233,6 +233,7 @@ impl Life {
     }
 
     fn step(&mut self, input: Input) {
+        let mut has_news = false;
         for output in self.machine.step(time(), input) {
             match output {
                 Output::Call { call, action } => {
@@ -252,10 +253,15 @@ impl Life {
                         })
                         .boxed();
                 }
-                Output::Report => self.shared.outbox.report(self.unit),
+                Output::Report => has_news = true,
             }
         }
         self.show();
+        // Whoever sends the report reads what is shown: told before, the old state would be sent, and
+        // the new one never.
+        if has_news {
+            self.shared.outbox.report(self.unit);
+        }
     }
 
     /// Brings everything else in line with the machine: what others see, room, ports, logs.
