@@ -48,7 +48,7 @@ fn labels_zones_and_closed_nodes_decide_and_explain_says_what_each_node_lacks() 
     fleet.wait_for("lonely", "waits for company", |service| {
         service["reason"] == "no-candidate"
     });
-    let explained = fleet.run(&["explain", "lonely"]).expect_code(0).stdout;
+    let explained = fleet.run(&["explain", "lonely"]).expect_code(75).stdout;
     assert!(
         explained.contains("company has no unit there"),
         "{explained}"
@@ -98,7 +98,7 @@ fn labels_zones_and_closed_nodes_decide_and_explain_says_what_each_node_lacks() 
     fleet.wait_for("fast", "waits for n1", |service| {
         service["reason"] == "no-candidate"
     });
-    let explained = fleet.run(&["explain", "fast"]).expect_code(0).stdout;
+    let explained = fleet.run(&["explain", "fast"]).expect_code(75).stdout;
     assert!(explained.contains("weft node uncordon n1"), "{explained}");
     fleet.run(&["node", "uncordon", "n1"]).expect_code(0);
     fleet.wait_for("fast", "runs on n1", |service| {
