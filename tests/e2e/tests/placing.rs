@@ -87,7 +87,7 @@ fn labels_zones_and_closed_nodes_decide_and_explain_says_what_each_node_lacks() 
             .to_owned()
     };
     assert!(lacks("n1").contains("cordoned"), "{explained}");
-    assert!(lacks("n2").contains("cpu"), "{explained}");
+    assert!(lacks("n2").contains("CPU"), "{explained}");
     assert!(lacks("n3").contains("zone=a"), "{explained}");
     let nearest = explained["nearest_change"].as_str().unwrap_or_default();
     assert!(!nearest.is_empty(), "{explained}");
