@@ -58,20 +58,23 @@ impl Compose {
             }
         }
         self.engine.remove_images(step, id).await?;
-        let slot = self.state.slot_of(id).map_err(storage(step))?;
-        if let Some(slot) = slot
-            && !keep_volumes
-        {
-            let label = format!("{SLOT}={}", slot_label(id, slot));
-            for volume in self.engine.volumes(step, label).await? {
-                self.engine.remove_volume(step, &volume).await?;
+        // Without volumes there is nothing to leave to the next unit.
+        let leaves = match self.state.slot_of(id).map_err(storage(step))? {
+            Some(slot) => {
+                let label = format!("{SLOT}={}", slot_label(id, slot));
+                let volumes = self.engine.volumes(step, label).await?;
+                for volume in volumes.iter().filter(|_| !keep_volumes) {
+                    self.engine.remove_volume(step, volume).await?;
+                }
+                keep_volumes && !volumes.is_empty()
             }
-        }
+            None => false,
+        };
         let dir = self.state.unit_dir(id);
         if dir.exists() {
             self.remove_groups(id).await?;
         }
-        match keep_volumes {
+        match leaves {
             true => self.state.leave_slot(id).await,
             false => self.state.free_slot(id).await,
         }
@@ -82,7 +85,7 @@ impl Compose {
         remove_tree(&dir).map_err(storage(step))?;
         match record {
             // The next unit of the workload may be of the same commit.
-            Some(record) if !keep_volumes => {
+            Some(record) if !leaves => {
                 remove_source(&self.state, &record.root).map_err(storage(step))
             }
             _ => Ok(()),
