@@ -116,6 +116,7 @@ impl Desired {
                 GRACE_MS
             },
             exclusive: self.is_exclusive(),
+            boots: is_machine,
         }
     }
 

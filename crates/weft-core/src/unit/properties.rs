@@ -210,6 +210,7 @@ fn settings(policy: u8, exclusive: bool, checked: bool) -> Settings {
         }),
         grace_ms: 10_000,
         exclusive,
+        boots: false,
     }
 }
 

@@ -2,9 +2,7 @@
 
 use weft_types::{Reason, WorkloadState};
 
-use super::{
-    Failure, HealthTimes, Machine, Now, Observation, Output, Phase, STEADY_MS, State, Then,
-};
+use super::{Failure, Machine, Now, Observation, Output, Phase, STEADY_MS, Settings, State, Then};
 use crate::Monotonic;
 
 /// Until the first success it is checked this often, or at its own interval if that is shorter, so
@@ -31,10 +29,13 @@ pub(super) struct Run {
     is_paused: bool,
     is_seen: bool,
     has_checks: bool,
+    /// Whether it boots and is not known to be well.
+    is_booting: bool,
 }
 
 impl Run {
-    fn new(since: Monotonic, now: Monotonic, health: Option<HealthTimes>) -> Self {
+    fn new(since: Monotonic, now: Monotonic, settings: &Settings) -> Self {
+        let health = settings.health;
         let start_period = health.map_or(0, |health| health.start_period_ms);
         Self {
             since,
@@ -47,6 +48,7 @@ impl Run {
             is_paused: false,
             is_seen: false,
             has_checks: health.is_some(),
+            is_booting: settings.boots,
         }
     }
 
@@ -65,14 +67,14 @@ impl Run {
         } else {
             self.unhealthy.is_none()
         };
-        self.is_seen && !self.is_paused && is_healthy
+        self.is_seen && !self.is_paused && !self.is_booting && is_healthy
     }
 }
 
 impl Machine {
     /// The instance was started just now.
     pub(super) fn started(&mut self, now: Now, out: &mut Vec<Output>) {
-        self.state = State::Running(Run::new(now.mono, now.mono, self.settings.health));
+        self.state = State::Running(Run::new(now.mono, now.mono, &self.settings));
         self.under_way(WorkloadState::Starting, "start");
         // Its address is needed before anything can be sent there.
         self.call(super::Action::Observe, out);
@@ -135,7 +137,7 @@ impl Machine {
 
     fn run_seen(&mut self, now: Now, since: Monotonic) -> &mut Run {
         if !self.is_running() {
-            self.state = State::Running(Run::new(since, now.mono, self.settings.health));
+            self.state = State::Running(Run::new(since, now.mono, &self.settings));
             self.clear_reason();
         }
         let State::Running(run) = &mut self.state else {
@@ -156,6 +158,7 @@ impl Machine {
         let since = Monotonic(now.mono.0.saturating_sub(age_ms));
         let run = self.run_seen(now, since);
         run.is_paused = false;
+        run.is_booting &= healthy != Some(true);
         run.unhealthy = match healthy {
             Some(false) => run.unhealthy.or(Some(now.mono)),
             _ => None,
@@ -181,6 +184,9 @@ impl Machine {
             self.status.state = WorkloadState::Running;
             self.status.step.clear();
             self.clear_reason();
+        } else if run.is_booting {
+            self.status.state = WorkloadState::Starting;
+            self.status.step = "boot".to_owned();
         } else if run.has_checks && !run.passed {
             self.status.state = WorkloadState::Starting;
             self.status.step = "health".to_owned();

@@ -26,6 +26,7 @@ fn settings() -> Settings {
         health: None,
         grace_ms: 10_000,
         exclusive: false,
+        boots: false,
     }
 }
 
@@ -412,6 +413,32 @@ fn eager_checks_after_the_start_use_up_retries_only_once_an_interval() {
         }
     }
     assert_eq!(waited, 20_000);
+}
+
+#[test]
+fn a_machine_is_ready_once_it_has_booted() {
+    let mut bench = Bench::new(Settings {
+        boots: true,
+        ..settings()
+    });
+    bench.input(Input::Ordered(run()));
+    bench.sees(Observation::of(Phase::Absent));
+    bench.did(&Action::Admit).did(&Action::Prepare);
+    bench.did(&Action::Start).sees_running();
+    let status = bench.status();
+    assert!(!status.ready, "{status:?}");
+    assert_eq!(
+        (status.state, status.step.as_str()),
+        (WorkloadState::Starting, "boot")
+    );
+    bench.input(Input::Look);
+    let since_ms = bench.time().unix_ms;
+    bench.sees(Observation {
+        healthy: Some(true),
+        ..Observation::of(Phase::Running { since_ms })
+    });
+    let status = bench.status();
+    assert!(status.ready && status.step.is_empty(), "{status:?}");
 }
 
 fn exclusive() -> Bench {

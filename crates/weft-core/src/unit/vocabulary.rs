@@ -32,6 +32,8 @@ pub struct Settings {
     pub grace_ms: u64,
     /// Whether it must not run without a lease.
     pub exclusive: bool,
+    /// Whether it boots, as a machine does: it is ready only once its runtime says that it is well.
+    pub boots: bool,
 }
 
 /// The spans of a health check, in milliseconds.

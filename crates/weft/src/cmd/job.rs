@@ -105,10 +105,8 @@ impl Work {
             Self::Service(service) => {
                 let mut cells = service_row(service);
                 if is_wide {
-                    let addresses = service.units.iter().flat_map(|unit| &unit.address);
-                    let addresses: Vec<_> = addresses.map(String::as_str).collect();
                     cells.extend([service.namespace.clone(), String::new(), String::new()]);
-                    cells.push(addresses.join(","));
+                    cells.push(service.addresses.join(","));
                 }
                 cells
             }

@@ -29,7 +29,7 @@ pub fn show(view: &WorkloadView, output: &Output) -> Result<(), Failed> {
         ),
         ("revision", format!("{} ({rollout})", view.revision)),
         ("ports", view.ports.join(", ")),
-        ("next try", view.next_try_at.clone().unwrap_or_default()),
+        ("next try", next_try(view).unwrap_or_default().to_owned()),
         ("created", view.created_at.clone()),
         ("changed", view.changed_at.clone()),
     ];
@@ -66,6 +66,14 @@ pub fn show(view: &WorkloadView, output: &Output) -> Result<(), Failed> {
     Ok(())
 }
 
+/// When a unit is placed anew or, sooner, one is started again where it is.
+fn next_try(view: &WorkloadView) -> Option<&str> {
+    let units = view.units.iter().map(|unit| &unit.next_try_at);
+    let all = std::iter::once(&view.next_try_at).chain(units);
+    // Times of RFC 3339 in UTC are in order as text.
+    all.filter_map(|at| at.as_deref()).min()
+}
+
 fn why(view: &WorkloadView) -> String {
     let Some(why) = &view.why else {
         return String::new();
@@ -80,7 +88,9 @@ fn unit_row(unit: &UnitView) -> Vec<String> {
     let said = match (&unit.why, &unit.stopping, &unit.doing) {
         (Some(why), ..) => {
             let step = unit.step.as_ref().map(|step| format!("{step}: "));
-            format!("{}: {}{}", why.reason, step.unwrap_or_default(), why.detail)
+            // What follows the first line, such as a console's end, is told above.
+            let first = why.detail.lines().next().unwrap_or_default();
+            format!("{}: {}{first}", why.reason, step.unwrap_or_default())
         }
         (None, Some(stopping), _) => format!("stopping: {stopping}"),
         (None, None, Some(doing)) => doing.clone(),
