@@ -4,12 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tonic::{Code, Status};
-use weft_e2e::asked::{published, resources, service_file};
 use weft_e2e::doors::{Who, channel, problem, rest};
 use weft_e2e::{Fleet, web_image};
 use weft_proto::api;
 use weft_proto::api::weft_client::WeftClient;
-use weft_types::{SourceFormat, parse_workload};
 
 type Weft = WeftClient<tonic::transport::Channel>;
 
@@ -21,10 +19,12 @@ fn requests<T: Send + 'static>(first: Vec<T>) -> impl futures::Stream<Item = T> 
 
 /// The body of an apply: a service of two replicas as JSON.
 fn body(image: &str, change: impl FnOnce(&mut Value)) -> String {
-    let more = format!("replicas: {{max: 4, target: 2}}\n{}", resources("50m"));
-    let text = published(&service_file("web", image, &more));
-    let workload = parse_workload(&text, SourceFormat::Yaml).expect("a workload");
-    let mut json = serde_json::to_value(workload).expect("JSON");
+    let mut json = json!({
+        "name": "web", "run": "service", "runtime": "container",
+        "container": {"image": image, "ports": ["8080:80/http"]},
+        "resources": {"cpu": "50m", "memory": "64Mi", "disk": "0"},
+        "replicas": {"max": 4, "target": 2},
+    });
     change(&mut json);
     json.to_string()
 }
