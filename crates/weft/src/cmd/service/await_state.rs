@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use weft_api::{RolloutPhase, WorkloadView};
+use weft_api::{RolloutPhase, UnitView, WorkloadView};
 use weft_client::{Client, Error};
 use weft_types::{Reason, WorkloadState};
 
@@ -57,7 +57,13 @@ impl Goal {
                 replicas.ready >= replicas.wanted && replicas.existing == replicas.wanted
             }
             Self::Succeeded => view.state == WorkloadState::Succeeded,
-            Self::Stopped => view.state == WorkloadState::Stopped && replicas.existing == 0,
+            // A unit whose data waits for it on its node stays on record; it is over once there is
+            // no step left.
+            Self::Stopped => {
+                let is_over =
+                    |unit: &UnitView| unit.state == WorkloadState::Stopped && unit.step.is_none();
+                view.state == WorkloadState::Stopped && view.units.iter().all(is_over)
+            }
             Self::Gone => false,
         }
     }
