@@ -158,7 +158,11 @@ impl Units {
     fn spawn_loops(&self, data_dir: &Path) {
         for kind in self.shared.runtimes.kinds() {
             let shared = Arc::clone(&self.shared);
-            let watch = self.shared.runtimes.clone().watch(kind, move || shared.look());
+            let watch = self
+                .shared
+                .runtimes
+                .clone()
+                .watch(kind, move || shared.look());
             self.spawn(watch);
             self.spawn(ghosts::follow(Arc::clone(&self.shared), kind));
         }
@@ -167,7 +171,10 @@ impl Units {
         let shared = Arc::clone(&self.shared);
         self.spawn(async move {
             let outbox = &shared.outbox;
-            shared.ports.follow_errors(|errors| outbox.ports(errors)).await;
+            shared
+                .ports
+                .follow_errors(|errors| outbox.ports(errors))
+                .await;
         });
         self.spawn(clean::clean(
             Arc::clone(&self.shared),
