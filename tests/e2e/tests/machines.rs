@@ -204,8 +204,11 @@ fn a_machine_is_reached_outlives_its_agent_and_leaves_nothing() {
         "{listed}"
     );
 
-    let logs = site.weft(&["logs", "guest"]).expect_code(0).stdout;
-    assert!(logs.contains("host guest is up"), "{logs}");
+    let mut logs = String::new();
+    eventually("the console is told", PATIENCE, || {
+        logs = site.weft(&["logs", "guest"]).expect_code(0).stdout;
+        logs.contains("host guest is up") && counted(&logs) > 0
+    });
     let ran = site.weft(&["exec", "guest", "--", "/bin/busybox", "hostname"]);
     assert_eq!(
         (ran.code, ran.stdout.trim()),
