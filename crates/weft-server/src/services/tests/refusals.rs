@@ -272,7 +272,7 @@ async fn pushes_need_the_signature_of_their_body() {
     assert_eq!(ignored.body["outcome"], "ignored", "{}", ignored.text);
     assert_eq!(restarts(), 1);
     let gitlab = |token: &str, event: &str| {
-        let headers = vec![
+        let headers = [
             ("x-gitlab-token", token.to_owned()),
             ("x-gitlab-event", event.to_owned()),
         ];
