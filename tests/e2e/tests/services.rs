@@ -2,6 +2,7 @@
 //! drained, scaled, killed and deleted.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -205,6 +206,42 @@ fn a_service_that_cannot_run_says_why_and_what_would_help() {
         "  volumes: [{target: /x, host: /etc}]\n  image:",
     );
     assert_eq!(fleet.apply(&host, false).code, 77);
+}
+
+#[test]
+fn data_waits_while_a_service_is_stopped_and_goes_when_it_is_deleted() {
+    let Some(fleet) = Fleet::up() else {
+        return;
+    };
+    let image = fleet.push("web:1", &web_image("one", true)).tagged;
+    let text = web(&image, 2, "").replace(
+        "  image:",
+        "  volumes: [{target: /data, class: local, name: data}]\n  image:",
+    );
+    fleet.apply(&text, true).expect_code(0);
+    let slots = || {
+        let dirs = ["n1", "n2", "n3"].map(|id| fleet.cluster.dir.path().join(id).join("volumes"));
+        let inside = |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let workloads = dirs.into_iter().flat_map(inside);
+        let volumes = workloads.flat_map(|workload| inside(workload.path()));
+        let slots = volumes.flat_map(|volume| inside(volume.path()));
+        slots
+            .filter(|slot| slot.path().join("data").is_dir())
+            .count()
+    };
+    assert_eq!(slots(), 2);
+    fleet
+        .cluster
+        .weft(["stop", "web", "--wait"])
+        .run()
+        .expect_code(0);
+    assert_eq!(slots(), 2, "its data waits");
+    fleet
+        .cluster
+        .weft(["delete", "web", "--yes", "--wait"])
+        .run()
+        .expect_code(0);
+    assert_eq!(slots(), 0);
 }
 
 #[test]

@@ -391,8 +391,13 @@ impl UnitRuntime for Engine {
         Ok(())
     }
 
-    async fn remove(&self, id: UnitId, _keep_volumes: bool) -> Result<(), Error> {
-        self.call("remove", id, |state| {
+    async fn remove(&self, id: UnitId, keep_volumes: bool) -> Result<(), Error> {
+        let call = if keep_volumes {
+            "remove, keep"
+        } else {
+            "remove"
+        };
+        self.call(call, id, |state| {
             state.instances.remove(&id);
             Ok(())
         })

@@ -101,11 +101,13 @@ impl Driver {
             life.run().await;
             drop(life);
             self.clear().await;
+            let is_kept = self.view.lock().status.kept;
+            let lets_go = |desired: &Desired| is_kept && !desired.order().keep_volumes;
             let over = self
                 .wanted
-                .wait_for(|desired| desired.runs() || !desired.is_listed);
+                .wait_for(|desired| desired.runs() || !desired.is_listed || lets_go(desired));
             match over.await {
-                Ok(desired) if desired.runs() => {}
+                Ok(desired) if desired.is_listed => {}
                 _ => break,
             }
         }

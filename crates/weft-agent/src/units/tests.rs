@@ -256,6 +256,31 @@ async fn a_unit_runs_is_reported_and_leaves_nothing_when_it_is_to_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn volumes_that_are_kept_go_when_the_server_says_so() {
+    let mut bench = Bench::start().await;
+    let mut talk = bench.session().await;
+    talk.apply(true, &[service(1)]).await;
+    talk.ready(unit(1)).await;
+    let kept = Assignment {
+        keep_volumes: true,
+        ..stop(service(1))
+    };
+    talk.apply(false, std::slice::from_ref(&kept)).await;
+    let status = talk.until(unit(1), |status| status.gone).await;
+    assert!(status.kept);
+    assert_eq!(bench.engine.calls("remove"), 0);
+    talk.apply(false, &[stop(service(1))]).await;
+    talk.until(unit(1), |status| status.gone && !status.kept)
+        .await;
+    assert_eq!(bench.engine.calls("remove"), 1);
+    talk.remove(unit(1)).await;
+    until("it is forgotten", || {
+        bench.node().units.shared.view(unit(1)).is_none()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_complete_set_replaces_what_is_there() {
     let mut bench = Bench::start().await;
     let mut talk = bench.session().await;

@@ -192,6 +192,10 @@ pub struct UnitStatus {
     /// Whether nothing of it is left on the node.
     #[serde(default)]
     pub gone: bool,
+    /// Whether the node keeps its volumes although it is gone: they wait for the unit that takes them
+    /// over, or for word that they are to go.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
     /// Which step failed or is under way: `prepare`, `start`, `run`, `health`, `stop`, `remove`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub step: String,
@@ -336,6 +340,7 @@ impl UnitStatus {
             ready: false,
             ready_since_ms: None,
             gone: false,
+            kept: false,
             step: String::new(),
             reason: None,
             detail: String::new(),

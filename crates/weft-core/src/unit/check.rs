@@ -13,6 +13,7 @@ impl Machine {
             "ready and to end: {self:?}"
         );
         debug_assert_eq!(self.status.gone, self.state == State::Gone);
+        debug_assert!(!self.status.kept || self.status.gone, "{self:?}");
         debug_assert!(
             !self.status.given_up || self.is_at_its_end(),
             "given up and going on: {self:?}"

@@ -214,6 +214,7 @@ impl Machine {
     pub(super) fn removed(&mut self) {
         self.state = State::Gone;
         self.status.gone = true;
+        self.status.kept = self.order.keep_volumes;
         self.status.step.clear();
         self.status.address = None;
         self.status.parts.clear();

@@ -454,6 +454,7 @@ fn remembered(status: UnitStatus) -> UnitStatus {
         ready: false,
         ready_since_ms: None,
         gone: false,
+        kept: false,
         next_try_ms: None,
         ..status
     }

@@ -263,7 +263,10 @@ impl World {
                 }
                 Intent::Run => {}
                 Intent::Stop if is_there => self.begin_stop(index, unit),
-                Intent::Stop => self.end(index, unit),
+                Intent::Stop => {
+                    self.end(index, unit);
+                    self.keep(index, unit, assignment.keep_volumes);
+                }
             }
         }
     }
@@ -365,6 +368,8 @@ impl World {
     /// Nothing of a unit is left; whoever still lists it is told.
     fn end(&mut self, index: usize, unit: UnitId) {
         let node = &mut self.nodes[index];
+        let listed = node.listed.as_ref().and_then(|list| list.get(&unit));
+        let keeps = listed.is_some_and(|assignment| assignment.keep_volumes);
         let is_listed = node
             .listed
             .as_ref()
@@ -372,7 +377,17 @@ impl World {
         if is_listed && !node.ended.contains_key(&unit) {
             let mut status = UnitStatus::new(unit, node.id.clone(), WorkloadState::Stopped, 0);
             status.gone = true;
+            status.kept = keeps;
             node.ended.insert(unit, status);
+            self.report(index);
+        }
+    }
+
+    /// What is kept of a unit that has ended goes when it is said to.
+    fn keep(&mut self, index: usize, unit: UnitId, keeps: bool) {
+        let ended = self.nodes[index].ended.get_mut(&unit);
+        if let Some(status) = ended.filter(|status| status.kept && !keeps) {
+            status.kept = false;
             self.report(index);
         }
     }

@@ -63,6 +63,11 @@ impl<'a> Unit<'a> {
         self.status.is_some_and(|status| status.gone)
     }
 
+    /// Whether nothing of it is left but its volumes.
+    fn is_kept(&self) -> bool {
+        self.status.is_some_and(|status| status.kept) && !self.health.is_lost()
+    }
+
     pub(super) fn has_given_up(&self) -> bool {
         self.status.is_some_and(|status| status.given_up)
     }
@@ -238,6 +243,16 @@ impl<'a> Draft<'a> {
         self.actions.push(Action::Forget { unit: unit.id() });
     }
 
+    /// Gives up a unit of which nothing runs. What its node keeps of it goes first.
+    pub(super) fn let_go(&mut self, index: usize, why: &str) {
+        let unit = self.units[index];
+        if !unit.is_kept() {
+            self.forget(index);
+        } else if unit.assignment.keep_volumes {
+            self.stop(index, why, false);
+        }
+    }
+
     /// Nothing is to run.
     pub(super) fn end_everything(&mut self, why: &str, keep_volumes: bool) {
         for index in 0..self.units.len() {
@@ -245,7 +260,9 @@ impl<'a> Draft<'a> {
             let rests = keep_volumes && unit.assignment.keep_volumes && !unit.health.is_lost();
             if unit.is_gone() && rests {
                 self.units[index].fate = Fate::Rests;
-            } else if unit.is_gone() || self.is_given_back(&unit) {
+            } else if unit.is_gone() {
+                self.let_go(index, why);
+            } else if self.is_given_back(&unit) {
                 self.forget(index);
             } else if unit.runs() {
                 self.stop(index, why, keep_volumes);

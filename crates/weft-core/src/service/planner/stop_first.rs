@@ -132,7 +132,7 @@ impl Draft<'_> {
         let running = self.units.iter().filter(|unit| unit.runs()).count();
         let needed = (self.wanted as usize).saturating_sub(running + self.planned.len());
         for index in self.resting().into_iter().skip(needed) {
-            self.forget(index);
+            self.let_go(index, "no unit takes its volumes over");
         }
     }
 }

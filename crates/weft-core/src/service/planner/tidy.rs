@@ -104,7 +104,7 @@ impl<'a> Draft<'a> {
         } else if unit.assignment.keep_volumes && !unit.health.is_lost() {
             self.units[index].fate = Fate::Rests;
         } else {
-            self.forget(index);
+            self.let_go(index, "its volumes are not needed any more");
         }
     }
 

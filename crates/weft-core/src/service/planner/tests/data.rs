@@ -86,6 +86,42 @@ fn lower_priority_makes_room_where_the_data_is_and_nowhere_else() {
 }
 
 #[test]
+fn what_nodes_keep_goes_before_a_stopped_workload_is_deleted() {
+    let mut bench = Bench::new(database(2), 3);
+    bench.converge();
+    bench.record.stopped = true;
+    bench.converge();
+    assert_eq!(bench.stopping(), [1, 2], "their data waits");
+    bench.record.deleting = true;
+    bench.step();
+    assert!(!bench.is_deleted);
+    assert!(bench.assignments.values().all(|it| !it.keep_volumes));
+    let plan = bench.step();
+    assert_eq!(plan.actions, [], "until the nodes have answered");
+    bench.make_gone(1);
+    bench.step();
+    assert_eq!(bench.stopping(), [2]);
+    bench.set_health("a", NodeHealth::Removed);
+    bench.set_health("b", NodeHealth::Removed);
+    bench.converge();
+    assert!(bench.is_deleted, "what is on a lost node is beyond reach");
+}
+
+#[test]
+fn data_that_no_replica_needs_any_more_goes() {
+    let mut bench = Bench::new(database(2), 2);
+    bench.converge();
+    bench.record.stopped = true;
+    bench.converge();
+    bench.record.scale = Some(1);
+    bench.record.stopped = false;
+    bench.converge();
+    assert_eq!(bench.running().len(), 1);
+    assert_eq!(bench.stopping(), NONE);
+    assert!(bench.statuses.values().all(|status| !status.kept));
+}
+
+#[test]
 fn data_on_a_cordoned_node_is_not_left_behind() {
     let mut bench = Bench::new(database(1), 2);
     bench.converge();

@@ -216,9 +216,14 @@ impl Bench {
     }
 
     pub(super) fn make_gone(&mut self, number: u32) {
+        let kept = self
+            .assignments
+            .get(&number)
+            .is_some_and(|it| it.keep_volumes);
         self.report(number, |status| {
             status.ready = false;
             status.gone = true;
+            status.kept = kept;
         });
     }
 
