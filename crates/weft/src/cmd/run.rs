@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use weft_api::{JobView, ResultView, Text};
 use weft_client::{Client, Endpoint, ResultOrder};
 use weft_types::{Reason, RuntimeKind, TaskSpec, Workload};
@@ -42,15 +43,22 @@ pub async fn run(global: &Global, args: RunArgs, output: &Output) -> Result<Exit
     let workload = spec::workload(&args, global)?;
     let paths = files::expand(&spec::globs(&args, &workload))?;
     let config = config::load(global.config.as_deref())?;
+    // One for all that follows: what comes while nobody listens is not lost.
+    let mut interrupts = interrupts()?;
     match context::choose(global, &config)? {
         Some(chosen) => {
             let client = Client::new(&context::endpoint(global, &chosen.source)?)?;
-            submit_and_attach(&client, workload, paths, &args, output).await
+            submit_and_attach(&client, workload, paths, &args, output, &mut interrupts).await
         }
         None if args.detach => Err(Failed::usage("--detach needs a cluster that stays")
             .with_next("start one with `weft up`, in another terminal or with `&`")),
-        None => run_privately(workload, paths, &args, output).await,
+        None => run_privately(workload, paths, &args, output, &mut interrupts).await,
     }
+}
+
+fn interrupts() -> Result<Signal, Failed> {
+    let interrupts = signal(SignalKind::interrupt());
+    interrupts.map_err(|error| Failed::internal(format!("signals: {error}")))
 }
 
 async fn run_privately(
@@ -58,6 +66,7 @@ async fn run_privately(
     paths: Vec<PathBuf>,
     args: &RunArgs,
     output: &Output,
+    interrupts: &mut Signal,
 ) -> Result<ExitCode, Failed> {
     output.note(&format!(
         "no cluster is configured: {PRIVATE_NODES} private agents run on this machine until this is done"
@@ -65,12 +74,12 @@ async fn run_privately(
     let starting = Cluster::start_private();
     let (cluster, dir) = tokio::select! {
         started = starting => started?,
-        _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(exit::INTERRUPTED)),
+        _ = interrupts.recv() => return Ok(ExitCode::from(exit::INTERRUPTED)),
     };
     let result = async {
         let endpoint = Endpoint::from_admin_file(&cluster.admin_file())?;
         let client = Client::new(&endpoint)?;
-        submit_and_attach(&client, workload, paths, args, output).await
+        submit_and_attach(&client, workload, paths, args, output, interrupts).await
     }
     .await;
     cluster.shutdown().await;
@@ -84,11 +93,12 @@ async fn submit_and_attach(
     paths: Vec<PathBuf>,
     args: &RunArgs,
     output: &Output,
+    interrupts: &mut Signal,
 ) -> Result<ExitCode, Failed> {
     let runtime = workload.runtime;
     let job = tokio::select! {
         job = submit(client, workload, &paths) => job?,
-        _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(exit::INTERRUPTED)),
+        _ = interrupts.recv() => return Ok(ExitCode::from(exit::INTERRUPTED)),
     };
     if args.detach {
         output.note(&format!("next: weft logs -f {0} · weft wait {0}", job.id));
@@ -108,7 +118,7 @@ async fn submit_and_attach(
     };
     tokio::select! {
         code = attached.show() => code,
-        _ = tokio::signal::ctrl_c() => attached.interrupt().await,
+        _ = interrupts.recv() => attached.interrupt(interrupts).await,
     }
 }
 
@@ -291,7 +301,7 @@ impl Attached<'_> {
     }
 
     /// Ctrl-C: cancels the work and says so; a second one leaves at once.
-    async fn interrupt(&self) -> Result<ExitCode, Failed> {
+    async fn interrupt(&self, interrupts: &mut Signal) -> Result<ExitCode, Failed> {
         self.output.note(&format!(
             "cancelling {} (Ctrl-C again leaves at once)",
             self.job.id
@@ -303,7 +313,7 @@ impl Attached<'_> {
         };
         tokio::select! {
             cancelled = cancel => { cancelled?; }
-            _ = tokio::signal::ctrl_c() => std::process::exit(exit::INTERRUPTED.into()),
+            _ = interrupts.recv() => std::process::exit(exit::INTERRUPTED.into()),
         }
         Ok(ExitCode::from(exit::INTERRUPTED))
     }
