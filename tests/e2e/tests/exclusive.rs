@@ -28,7 +28,7 @@ exclusive: true
 container:
   image: IMAGE
 resources: {cpu: 50m, memory: 64Mi, disk: 0}
-replicas: {target: 1}
+replicas: {min: 1, max: 1, target: 1}
 ";
 
 /// An image whose only program says when it is asked to end, and takes a moment for it.
