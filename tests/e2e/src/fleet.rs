@@ -1,5 +1,6 @@
 //! A server and three agents in network namespaces, with a registry that each of them reaches.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct Fleet {
     args: Vec<Vec<String>>,
     /// The namespaces: the server's is host 0, that of agent `n1` is host 1.
     pub hosts: Namespaces,
+    /// Control groups that others have left on this machine.
+    foreign_groups: BTreeSet<String>,
 }
 
 /// Programs of a web service's image: what it answers, and whether it says that it is well.
@@ -75,6 +78,7 @@ impl Fleet {
             eprintln!("skipped: needs crun or runc");
             return None;
         }
+        let foreign_groups = control_groups();
         let hosts = Namespaces::new(AGENTS + 1);
         let cluster = Cluster::with(UpOptions {
             listen: format!("{}:7700", hosts.address(0)),
@@ -103,6 +107,7 @@ impl Fleet {
             mirrors,
             args,
             hosts,
+            foreign_groups,
         })
     }
 
@@ -184,7 +189,7 @@ impl Fleet {
         for number in 1..=AGENTS {
             left.extend(interfaces(&self.hosts.host(number)));
         }
-        left.extend(control_groups());
+        left.extend(control_groups().difference(&self.foreign_groups).cloned());
         left.extend(
             crate::processes_with("/run.sh")
                 .into_iter()
@@ -253,7 +258,7 @@ fn interfaces(namespace: &str) -> Vec<String> {
         .collect()
 }
 
-fn control_groups() -> Vec<String> {
+fn control_groups() -> BTreeSet<String> {
     let output = Command::new("find")
         .args(["/sys/fs/cgroup", "-type", "d", "-name", "*wl-*"])
         .output()
