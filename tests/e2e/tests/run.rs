@@ -228,11 +228,16 @@ fn a_time_limit_leaves_nothing_running() {
     assert_eq!(processes_with("sleep 61.25"), Vec::<u32>::new());
 }
 
+/// Commands that start it have its words in theirs.
+fn is_sleep(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n")
+}
+
 #[test]
 fn an_interrupt_cancels_and_leaves_nothing_running() {
     let child = Weft::new(["run", "--", "sh", "-c", "echo ready; sleep 62.25"]).spawn();
     eventually("the sleep runs", Duration::from_secs(30), || {
-        !processes_with("sleep 62.25").is_empty()
+        processes_with("sleep 62.25").into_iter().any(is_sleep)
     });
     // SAFETY: kill has no memory preconditions; the child is ours and not yet waited for.
     unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
@@ -248,7 +253,7 @@ fn a_killed_run_leaves_nothing_running_and_no_directory() {
     let before = private_directories();
     let mut child = Weft::new(["run", "--", "sleep", "63.25"]).spawn();
     eventually("the sleep runs", Duration::from_secs(30), || {
-        !processes_with("sleep 63.25").is_empty()
+        processes_with("sleep 63.25").into_iter().any(is_sleep)
     });
     child.kill().expect("it can be killed");
     let _ = child.wait();
