@@ -52,7 +52,7 @@ fn company_is_of_other_services_and_of_services_only() {
     let names: Vec<String> = (0..17).map(|number| format!("s{number}")).collect();
     let many = of(&format!("apart: [{}]", names.join(", ")));
     assert_eq!(many, Err("placement.apart".to_owned()));
-    let job = "name: x\nruntime: process\nprocess: {command: [ls]}\nplacement: {apart: [a]}\n";
+    let job = "apiVersion: weft/v1\nname: x\nruntime: process\nprocess: {command: [ls]}\nplacement: {apart: [a]}\n";
     let refused = parse_workload(job, SourceFormat::Yaml).map_err(|error| error.path);
     assert_eq!(refused.map(|_| ()), Err("placement.apart".to_owned()));
 }
