@@ -97,6 +97,22 @@ pub fn killed_agent_leaves_container_and_log() {
     });
 }
 
+/// The monitor of a container's process. For a moment that is still the child of what made it.
+fn monitor_of(pid: i64) -> i32 {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a status");
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        let parent: i32 = parent.expect("a parent").trim().parse().expect("a number");
+        let words = std::fs::read(format!("/proc/{parent}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&words).contains(crate::ground::MONITOR) {
+            return parent;
+        }
+        assert!(Instant::now() < end, "{parent} is no monitor");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
 pub fn killed_monitor_is_told_and_cleared_away() {
     with_ground(&["crun"], async |ground: &Ground| {
         let node = ground.node("unwatched");
@@ -113,10 +129,7 @@ pub fn killed_monitor_is_told_and_cleared_away() {
         let started: serde_json::Value =
             serde_json::from_slice(&std::fs::read(started).expect("a record")).expect("JSON");
         let pid = started["pid"].as_i64().expect("a number");
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a status");
-        let parent = stat.lines().find_map(|line| line.strip_prefix("PPid:"));
-        let parent: i32 = parent.expect("a parent").trim().parse().expect("a number");
-        let parent = rustix::process::Pid::from_raw(parent).expect("a process");
+        let parent = rustix::process::Pid::from_raw(monitor_of(pid)).expect("a process");
         rustix::process::kill_process(parent, rustix::process::Signal::KILL).expect("killed");
 
         let ended = |seen: &Observed| matches!(seen.phase, Phase::Exited { .. });
