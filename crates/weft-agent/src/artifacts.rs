@@ -71,8 +71,11 @@ enum Broken {
 }
 
 impl Artifacts {
-    pub(crate) async fn open(dir: &Path) -> Result<Self, Error> {
+    /// What is kept in a directory; inputs by URL come from the addresses that are allowed.
+    pub(crate) async fn open(dir: &Path, allowed: Allowed) -> Result<Self, Error> {
         let store = BlobStore::open(dir, MAX_KEPT_BYTES).await?;
+        let inputs = dir.join("inputs");
+        let urls = Urls::open(inputs.clone(), allowed).map_err(Error::file(&inputs))?;
         let kept = Kept::default();
         // Removes nothing: it is the way to see what an earlier life kept.
         store
@@ -87,19 +90,8 @@ impl Artifacts {
             kept,
             downloads: Arc::default(),
             client: Arc::new(watch::channel(None).0),
-            urls: Arc::new(Self::urls(dir, Allowed::default())?),
+            urls: Arc::new(urls),
         })
-    }
-
-    /// Fetches inputs by URL from these addresses as well.
-    pub(crate) fn fetching_from(self, allowed: Allowed) -> Result<Self, Error> {
-        let urls = Arc::new(Self::urls(&self.dir, allowed)?);
-        Ok(Self { urls, ..self })
-    }
-
-    fn urls(dir: &Path, allowed: Allowed) -> Result<Urls, Error> {
-        let dir = dir.join("inputs");
-        Urls::open(dir.clone(), allowed).map_err(Error::file(&dir))
     }
 
     /// The connection to fetch over from now on.

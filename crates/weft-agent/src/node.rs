@@ -62,9 +62,8 @@ impl Agent {
         let work = WorkRoot::open(config.data_dir.join("work"))?;
         let spawners = Spawners::start(&config, &id, work.clone()).await?;
         let runtimes = runtimes(&config, spawners.runtime(), work);
-        let artifacts = Artifacts::open(&config.data_dir.join("blobs")).await?;
         let fetch_from = Allowed::also(config.fetch_from.iter().copied());
-        let artifacts = artifacts.fetching_from(fetch_from)?;
+        let artifacts = Artifacts::open(&config.data_dir.join("blobs"), fetch_from).await?;
         let remembered =
             Remembered::load(&config.data_dir).map_err(Error::file(&config.data_dir))?;
         let candidates = candidates(&config, &id, &artifacts, &remembered).await;

@@ -186,7 +186,9 @@ async fn a_task_that_breaks_its_runtime_fails_and_gives_its_room_back() {
         "n1".to_owned(),
         capacity,
         Runtimes::new().with(Arc::new(gate.clone())),
-        Artifacts::open(dir.path()).await.unwrap(),
+        Artifacts::open(dir.path(), Default::default())
+            .await
+            .unwrap(),
         1,
     )
     .unwrap();

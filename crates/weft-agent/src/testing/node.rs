@@ -94,7 +94,9 @@ impl Node {
             disk: Bytes(1 << 30),
             ..NodeCapacity::default()
         };
-        let artifacts = Artifacts::open(&dir.join("blobs")).await.unwrap();
+        let artifacts = Artifacts::open(&dir.join("blobs"), Default::default())
+            .await
+            .unwrap();
         let executor = Executor::start(
             "n1".to_owned(),
             capacity.clone(),
