@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 const PERIOD_US: u64 = 100_000;
 /// Processes and threads of one machine: those of QEMU.
 const MAX_THREADS: u64 = 2_048;
+/// How often a group is tried to be made: the node's goes with its last machine, which may be just
+/// then.
+const ATTEMPTS: u32 = 10;
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 /// Prefix of the leaf into which an agent moves itself, the same as the sandbox's.
 const AGENT_LEAF: &str = "agent-";
@@ -117,14 +120,25 @@ fn own_path<'a>(groups: &'a str, controller: &str) -> Option<&'a str> {
 pub(crate) fn make(groups: &[PathBuf], bounds: Bounds) -> io::Result<Vec<PathBuf>> {
     let mut entrances = Vec::new();
     for group in groups {
-        if group_is_unified(group) {
-            enable_controllers(group)?;
+        let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let mut attempts = 1;
+        while let Err(error) = make_one(group, bounds) {
+            if !is_gone(&error) || attempts == ATTEMPTS {
+                return Err(error);
+            }
+            attempts += 1;
         }
-        std::fs::create_dir_all(group)?;
-        limit(group, bounds)?;
         entrances.push(group.join("cgroup.procs"));
     }
     Ok(entrances)
+}
+
+fn make_one(group: &Path, bounds: Bounds) -> io::Result<()> {
+    if group_is_unified(group) {
+        enable_controllers(group)?;
+    }
+    std::fs::create_dir_all(group)?;
+    limit(group, bounds)
 }
 
 fn group_is_unified(group: &Path) -> bool {

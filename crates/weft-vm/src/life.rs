@@ -33,7 +33,7 @@ pub(crate) async fn start(shared: &Arc<Shared>, unit: &Unit) -> Result<(), Error
     let progress = tokio::sync::watch::Sender::new(String::new());
     prepare::prepare(shared, unit, &progress).await?;
     let dir = shared.dir(unit.id);
-    let Some(_lock) = Lock::take(&dir, Step::Start, false, LOCK_PATIENCE).await? else {
+    let Some(_lock) = Lock::take(&dir, Step::Start, LOCK_PATIENCE).await? else {
         return Err(removed_meanwhile());
     };
     let Some(mut record) = record::read(&dir) else {
@@ -166,7 +166,7 @@ fn is_active(dir: &Path) -> bool {
 pub(crate) async fn stop(shared: &Arc<Shared>, id: UnitId, grace: Duration) -> Result<(), Error> {
     let dir = shared.dir(id);
     // A start that is under way is waited for; it would be half a machine that is ended.
-    match Lock::take(&dir, Step::Stop, false, LOCK_PATIENCE).await? {
+    match Lock::take(&dir, Step::Stop, LOCK_PATIENCE).await? {
         Some(_lock) if is_active(&dir) => {
             record::change_run(&dir, |run| run.is_stopping = true)?;
         }
@@ -243,10 +243,12 @@ pub(crate) async fn kill(shared: &Shared, dir: &Path) -> Result<(), Error> {
 /// Removes a unit and all that was made for it.
 pub(crate) async fn remove(shared: &Arc<Shared>, id: UnitId, keep: bool) -> Result<(), Error> {
     let dir = shared.dir(id);
-    let Some(_lock) = Lock::take(&dir, Step::Remove, false, LOCK_PATIENCE).await? else {
+    let failed = |e: &io::Error| fail::file(Step::Remove, "removing", &dir, e);
+    let Some(_lock) = Lock::take(&dir, Step::Remove, LOCK_PATIENCE).await? else {
+        record::clear_removed(&dir).map_err(|e| failed(&e))?;
+        clear_node(shared, &dir).await;
         return Ok(());
     };
-    let failed = |e: &io::Error| fail::file(Step::Remove, "removing", &dir, e);
     if let Some(process) = shared.hypervisor.process(&dir)
         && !process.kill(KILL_PATIENCE).await
     {
@@ -263,12 +265,14 @@ pub(crate) async fn remove(shared: &Arc<Shared>, id: UnitId, keep: bool) -> Resu
         .remove(id, &retained, keep)
         .map_err(|e| failed(&e))?;
     record::remove_dir(&dir).map_err(|e| failed(&e))?;
-    // The node's directory goes with its last unit.
-    let is_last = || {
-        dir.parent()
-            .is_some_and(|node| std::fs::remove_dir(node).is_ok())
-    };
-    shared.filter.remove_if(is_last).await;
+    clear_node(shared, &dir).await;
     shared.changed.notify_one();
     Ok(())
+}
+
+/// The node's directory goes with its last unit, and with it what all machines have together.
+async fn clear_node(shared: &Shared, unit: &Path) {
+    let remove = |node: &Path| std::fs::remove_dir(node).is_ok();
+    let is_last = || unit.parent().is_some_and(remove);
+    shared.filter.remove_if(is_last).await;
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use weft_types::{ImageFormat, NetworkSpec, Reason, VmNetworkMode, VmSpec};
+use weft_types::{ImageFormat, NetworkSpec, Reason, UnitId, VmNetworkMode, VmSpec};
 use weft_unit::{Error, Progress, Step, Unit, UnitWork};
 
 use crate::machine::{Card, Disk, Kernel, Link, Machine};
@@ -32,8 +32,15 @@ pub(crate) fn spec(unit: &Unit) -> Result<&VmSpec, Error> {
     Ok(spec)
 }
 
-/// Makes everything that a unit needs to start. The lock of the unit is not held while images are
-/// fetched, so that it can be removed meanwhile.
+/// Makes the directory of a unit. Only for a caller that is there: what goes on without one finds
+/// by the directory whether the unit was removed since.
+pub(crate) fn make_dir(shared: &Shared, id: UnitId) -> Result<(), Error> {
+    let dir = shared.dir(id);
+    record::make_dir(&dir).map_err(|e| fail::file(Step::Prepare, "making", &dir, &e))
+}
+
+/// Makes everything that a unit needs to start, in its directory. The lock of the unit is not held
+/// while images are fetched, so that it can be removed meanwhile.
 pub(crate) async fn prepare(
     shared: &Shared,
     unit: &Unit,
@@ -44,7 +51,9 @@ pub(crate) async fn prepare(
     let dir = shared.dir(unit.id);
     {
         let _pin = shared.images.pin().await;
-        let _lock = Lock::take(&dir, Step::Prepare, true, LOCK_PATIENCE).await?;
+        let Some(_lock) = Lock::take(&dir, Step::Prepare, LOCK_PATIENCE).await? else {
+            return Err(removed_meanwhile());
+        };
         let known = record::read(&dir);
         if known.as_ref().is_some_and(|known| is_ready(known, unit)) {
             return Ok(());
@@ -53,16 +62,20 @@ pub(crate) async fn prepare(
     }
     let files = files(shared, spec, progress).await?;
     progress.send_replace("making disks".to_owned());
-    let _lock = Lock::take(&dir, Step::Prepare, false, LOCK_PATIENCE).await?;
+    let _lock = Lock::take(&dir, Step::Prepare, LOCK_PATIENCE).await?;
     let Some(mut record) = record::read(&dir) else {
-        let detail = "the unit was removed while it was prepared";
-        return Err(Error::new(Step::Prepare, Reason::Cancelled, detail));
+        return Err(removed_meanwhile());
     };
     if is_ready(&record, unit) {
         return Ok(());
     }
     record.machine = Some(machine(shared, unit, spec, &files, cards, &dir).await?);
     record::write(&dir, &record)
+}
+
+fn removed_meanwhile() -> Error {
+    let detail = "the unit was removed while it was prepared";
+    Error::new(Step::Prepare, Reason::Cancelled, detail)
 }
 
 /// Whether the machine of this revision is there, with its files; one that runs is left alone.

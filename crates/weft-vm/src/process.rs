@@ -108,7 +108,7 @@ mod tests {
             .args(["-c", "while :; do sleep 60; done"])
             .arg(&mark);
         let mut child = command.spawn().unwrap();
-        let end = std::time::Instant::now() + Duration::from_secs(10);
+        let end = std::time::Instant::now() + Duration::from_secs(60);
         let found = loop {
             if let Some(found) = Process::with_argument(&mark) {
                 break found;
@@ -118,7 +118,7 @@ mod tests {
         };
         assert_eq!(found.pid(), child.id() as i32);
         assert!(found.is_alive() && found.used().is_some());
-        assert!(found.kill(Duration::from_secs(5)).await);
+        assert!(found.kill(Duration::from_secs(60)).await);
         child.wait().unwrap();
         assert!(Process::with_argument(&mark).is_none());
     }

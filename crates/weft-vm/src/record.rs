@@ -22,7 +22,9 @@ use crate::machine::{Exit, Machine};
 const RECORD: &str = "record.json";
 /// Held by whoever changes the unit as a whole.
 const UNIT_LOCK: &str = "unit.lock";
-/// How often a directory is removed into which somebody writes meanwhile.
+/// Ends the name of a directory that goes.
+const GONE: &str = ".gone";
+/// How often a directory is removed while others remove it, too.
 const MAX_REMOVALS: u32 = 100;
 /// How often a lock is tried that somebody else has.
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
@@ -214,27 +216,18 @@ impl Lock {
         }
     }
 
-    /// Waits for a lock, at most for `patience`. With `makes_dir` the directory is made as needed;
-    /// otherwise `None` says that there is none.
+    /// Waits for a lock, at most for `patience`; `None` says that the unit has no directory.
     pub(crate) async fn take(
         dir: &Path,
         step: Step,
-        makes_dir: bool,
         patience: Duration,
     ) -> Result<Option<Self>, Error> {
         let end = tokio::time::Instant::now() + patience;
         loop {
-            if makes_dir {
-                make_dir(dir).map_err(|e| fail::file(step, "making", dir, &e))?;
-            }
             match Self::try_take(dir, UNIT_LOCK) {
                 Ok(Some(lock)) => return Ok(Some(lock)),
                 Ok(None) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    if !makes_dir {
-                        return Ok(None);
-                    }
-                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(fail::file(step, "locking", dir, &error)),
             }
             if tokio::time::Instant::now() >= end {
@@ -248,32 +241,41 @@ impl Lock {
     }
 }
 
-/// Removes a unit's directory, whose lock is held. The record goes last: without one it is still
-/// found as half made. The lock goes after it, or somebody who waits would have another lock and
-/// start what the record says.
+/// Removes a unit's directory, whose lock is held. It has another name before anything in it goes:
+/// whoever waits for the lock finds none, and who makes the unit again, a new directory.
 pub(crate) fn remove_dir(dir: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_name() == RECORD || entry.file_name() == UNIT_LOCK {
-            continue;
-        }
-        if entry.file_type()?.is_dir() {
-            std::fs::remove_dir_all(entry.path())?;
-        } else {
-            remove_file(&entry.path())?;
-        }
-    }
-    remove_file(&dir.join(RECORD))?;
     let mut removals = 0;
     loop {
+        clear_removed(dir)?;
         removals += 1;
-        match std::fs::remove_dir_all(dir) {
-            // Whoever waits for a lock has made one at this moment; it finds no record.
+        match std::fs::rename(dir, removed(dir)) {
+            // Somebody else has removed what was made meanwhile, just now.
             Err(error)
                 if error.kind() == io::ErrorKind::DirectoryNotEmpty && removals < MAX_REMOVALS => {}
-            other => return other,
+            Err(error) => return Err(error),
+            Ok(()) => return clear_removed(dir),
         }
     }
+}
+
+/// Removes what a removal of the unit has left that was cut off.
+pub(crate) fn clear_removed(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(removed(dir)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What the directory of a unit is called while it goes.
+fn removed(dir: &Path) -> PathBuf {
+    let mut name = dir.as_os_str().to_owned();
+    name.push(GONE);
+    name.into()
+}
+
+/// The unit to which a directory belongs, by its name.
+pub(crate) fn unit_of(name: &str) -> Option<UnitId> {
+    name.strip_suffix(GONE).unwrap_or(name).parse().ok()
 }
 
 /// Removes a file that may be gone already.
@@ -289,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_waits_for_a_unit_that_is_removed_finds_no_record() {
+    fn whoever_waits_for_a_unit_that_is_removed_finds_nothing_of_it() {
         let parent = tempfile::tempdir().unwrap();
         for round in 0..200 {
             let dir = parent.path().join(round.to_string());
@@ -302,7 +304,7 @@ mod tests {
             let waiter = std::thread::spawn(move || {
                 loop {
                     match Lock::try_take(&waiting, UNIT_LOCK) {
-                        Ok(Some(_lock)) => return waiting.join(RECORD).exists(),
+                        Ok(Some(_lock)) => return true,
                         Ok(None) => {}
                         Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
                         Err(error) => panic!("{error}"),
@@ -312,7 +314,33 @@ mod tests {
             remove_dir(&dir).unwrap();
             drop(lock);
             assert!(!waiter.join().unwrap(), "round {round}");
-            let _ = std::fs::remove_dir_all(&dir);
+        }
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_made_while_a_unit_is_removed_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        for round in 0..200 {
+            let dir = parent.path().join(round.to_string());
+            make_dir(&dir).unwrap();
+            let lock = Lock::try_take(&dir, UNIT_LOCK).unwrap().unwrap();
+            std::fs::write(dir.join("old"), "").unwrap();
+            let making = dir.clone();
+            let maker = std::thread::spawn(move || {
+                loop {
+                    make_dir(&making).unwrap();
+                    if let Ok(Some(lock)) = Lock::try_take(&making, UNIT_LOCK) {
+                        std::fs::write(making.join(RECORD), "").unwrap();
+                        return lock;
+                    }
+                }
+            });
+            remove_dir(&dir).unwrap();
+            drop(lock);
+            let _lock = maker.join().unwrap();
+            assert!(dir.join(RECORD).exists(), "round {round}");
+            assert!(!dir.join("old").exists(), "round {round}");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The port, for machines.
 
+use std::cmp::Reverse;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use weft_types::{Reason, RuntimeKind, UnitId};
 use weft_unit::{
     CleanPolicy, Cleaned, Error, ExecSession, ExecWanted, LogStream, LogsWanted, Missing, Observed,
@@ -17,7 +19,7 @@ use crate::cgroup::Hierarchies;
 use crate::disks::Disks;
 use crate::filter::Filter;
 use crate::images::Images;
-use crate::machine::{Control, Door, Link};
+use crate::machine::{Control, Door, Link, State};
 use crate::options::Options;
 use crate::prepare::LOCK_PATIENCE;
 use crate::qemu::Qemu;
@@ -26,6 +28,10 @@ use crate::shared::Shared;
 use crate::{exec, fail, life, logs, net, prepare, watch};
 
 const AGENT_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a command waits for the guest's agent, which is there some time after the guest's other
+/// programs, and for a moment not when it is started again.
+const AGENT_APPEARS: Duration = Duration::from_secs(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Virtual machines of one node. Dropping it leaves them running; the next one over the same
 /// directory finds them.
@@ -98,35 +104,19 @@ impl Vms {
         self.shared.hypervisor.connect(&dir, Door::Calls).await
     }
 
-    /// Lets a machine stand still; its memory stays. Does nothing when it does already.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub async fn pause(&self, id: UnitId) -> Result<(), Error> {
-        self.set_paused(id, true).await
-    }
-
-    /// Lets a machine that stands still go on.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub async fn resume(&self, id: UnitId) -> Result<(), Error> {
-        self.set_paused(id, false).await
-    }
-
-    async fn set_paused(&self, id: UnitId, is_paused: bool) -> Result<(), Error> {
-        let dir = self.shared.dir(id);
-        let lock = Lock::take(&dir, Step::Run, false, LOCK_PATIENCE).await?;
-        let mut control = self.control(id, Step::Run).await?;
-        if is_paused {
-            control.pause().await?;
-        } else {
-            control.resume().await?;
+    /// Waits for the guest's agent. Nobody else is kept from the machine meanwhile.
+    async fn until_agent(&self, id: UnitId) -> Result<(), Error> {
+        let end = Instant::now() + AGENT_APPEARS;
+        loop {
+            let vitals = self.control(id, Step::Run).await?.vitals().await?;
+            if vitals.has_agent {
+                return Ok(());
+            }
+            if vitals.state != State::Running || Instant::now() >= end {
+                return Err(exec::no_agent());
+            }
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
-        record::change_run(&dir, |run| run.is_paused = is_paused)?;
-        drop(lock);
-        self.shared.changed.notify_one();
-        Ok(())
     }
 
     async fn network_bytes(&self, id: UnitId, record: &Record, has_agent: bool) -> (u64, u64) {
@@ -239,10 +229,12 @@ impl UnitRuntime for Vms {
     }
 
     async fn prepare(&self, unit: &Unit, progress: &Progress) -> Result<(), Error> {
+        prepare::make_dir(&self.shared, unit.id)?;
         prepare::prepare(&self.shared, unit, progress).await
     }
 
     async fn start(&self, unit: &Unit) -> Result<(), Error> {
+        prepare::make_dir(&self.shared, unit.id)?;
         let (shared, unit) = (Arc::clone(&self.shared), unit.clone());
         // Goes on when the caller is dropped: a machine half started helps nobody.
         let starting = tokio::spawn(async move { life::start(&shared, &unit).await });
@@ -268,10 +260,7 @@ impl UnitRuntime for Vms {
     }
 
     async fn exec(&self, id: UnitId, wanted: ExecWanted) -> Result<ExecSession, Error> {
-        let vitals = self.control(id, Step::Run).await?.vitals().await?;
-        if !vitals.has_agent {
-            return Err(exec::no_agent());
-        }
+        self.until_agent(id).await?;
         exec::session(self.shared.hypervisor.agent(&self.shared.dir(id)), wanted)
     }
 
@@ -293,6 +282,21 @@ impl UnitRuntime for Vms {
             tx_bytes,
             pids: record.machine.map_or(1, |machine| machine.vcpus),
         })
+    }
+
+    async fn set_paused(&self, id: UnitId, is_paused: bool) -> Result<(), Error> {
+        let dir = self.shared.dir(id);
+        let lock = Lock::take(&dir, Step::Run, LOCK_PATIENCE).await?;
+        let mut control = self.control(id, Step::Run).await?;
+        if is_paused {
+            control.pause().await?;
+        } else {
+            control.resume().await?;
+        }
+        record::change_run(&dir, |run| run.is_paused = is_paused)?;
+        drop(lock);
+        self.shared.changed.notify_one();
+        Ok(())
     }
 
     async fn stop(&self, id: UnitId, grace: Duration) -> Result<(), Error> {
@@ -326,17 +330,15 @@ fn list(node: &Path) -> std::io::Result<Vec<Owned>> {
     let mut all = Vec::new();
     for entry in entries {
         let entry = entry?;
-        if let Some(unit) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        {
+        if let Some(unit) = entry.file_name().to_str().and_then(record::unit_of) {
             let record = record::read(&entry.path());
             let revision = record.map_or(0, |record| record.revision);
             all.push(Owned { unit, revision });
         }
     }
-    all.sort();
+    all.sort_by_key(|owned: &Owned| (owned.unit, Reverse(owned.revision)));
+    // One that was removed in part, and made again.
+    all.dedup_by_key(|owned| owned.unit);
     Ok(all)
 }
 
@@ -351,9 +353,13 @@ mod tests {
             workload: weft_types::WorkloadId(5),
             number: 2,
         };
-        for name in ["..x", "wl-zzz-1", "other", &unit.to_string()] {
+        let half_removed = format!("{unit}.gone");
+        for name in ["..x", "wl-zzz-1", "other", ".gone", &half_removed] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
+        let found = list(dir.path()).unwrap();
+        assert_eq!(found, [Owned { unit, revision: 0 }]);
+        std::fs::create_dir(dir.path().join(unit.to_string())).unwrap();
         let found = list(dir.path()).unwrap();
         assert_eq!(found, [Owned { unit, revision: 0 }]);
     }

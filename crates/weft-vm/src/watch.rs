@@ -87,6 +87,7 @@ async fn watch(shared: &Arc<Shared>, dir: &Path) -> Result<(), Error> {
         shared: Arc::clone(shared),
         dir: dir.to_owned(),
         console,
+        told_paused: run.is_paused,
         record,
         run,
         failure: None,
@@ -117,6 +118,9 @@ struct Watcher {
     console: Console,
     record: Record,
     run: Run,
+    /// Whether it stands still, as the record said when it was last looked at: before the machine
+    /// was.
+    told_paused: bool,
     /// Why it gets no further, as it said.
     failure: Option<&'static str>,
     /// When the address was last asked for.
@@ -249,7 +253,7 @@ impl Watcher {
 
     /// Writes down what was found out, when it is new; what others wrote meanwhile stays.
     fn write_down(&mut self) -> Result<(), Error> {
-        let (ours, known) = (&self.run, &self.record);
+        let (ours, known, told_paused) = (&self.run, &self.record, self.told_paused);
         let mut now = None;
         let is_new = record::change_record(&self.dir, |record| {
             let told = (known.has_agent, known.prints_address);
@@ -263,7 +267,10 @@ impl Watcher {
                 let before = run.clone();
                 run.address = ours.address;
                 run.has_booted = ours.has_booted;
-                run.is_paused = ours.is_paused;
+                // Otherwise somebody has paused or resumed it, perhaps after it was looked at.
+                if run.is_paused == told_paused {
+                    run.is_paused = ours.is_paused;
+                }
                 // Alone it is not worth a write: it grows all the time.
                 is_new |= *run != before;
                 run.paused_ms = ours.paused_ms;
@@ -273,6 +280,7 @@ impl Watcher {
         })?;
         if let Some(now) = now {
             self.run.is_stopping = now.is_stopping;
+            self.told_paused = now.is_paused;
         }
         if is_new {
             self.shared.changed.notify_one();
@@ -284,7 +292,7 @@ impl Watcher {
     /// held.
     async fn finish(mut self, end: End) -> Result<(), Error> {
         let _ = self.console.finish(record::now_ms());
-        let Some(_lock) = Lock::take(&self.dir, Step::Run, false, LOCK_PATIENCE).await? else {
+        let Some(_lock) = Lock::take(&self.dir, Step::Run, LOCK_PATIENCE).await? else {
             return Ok(());
         };
         let is_ours = |run: &Run| run.started_ms == self.run.started_ms;

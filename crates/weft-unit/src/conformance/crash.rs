@@ -118,18 +118,19 @@ pub async fn dropped_calls_leave_nothing(ground: &Ground<'_>) -> Outcome {
         ground
             .within("remove", restarted.remove(unit.id, false))
             .await??;
-        // The engine may still be at the request that nobody waits for any more: what it makes of
-        // it is found by `list`, as an agent would find it that looks now and then.
+        // The engine may still be at a request that nobody waits for any more, of this round or one
+        // before: what it makes of it is found by `list`, as an agent would find it that looks now
+        // and then.
         ground
             .eventually("what was half made is gone", || async {
-                let owned = ground.owned(&restarted, unit.id).await;
-                let owned = owned.map_err(|failed| failed.0)?;
+                let owned = restarted.list().await;
+                let owned = owned.map_err(|error| error.to_string())?;
                 let left = ground.subject.leftovers().await;
                 if owned.is_empty() && left.is_empty() {
                     return Ok(());
                 }
-                if !owned.is_empty() {
-                    let removed = restarted.remove(unit.id, false).await;
+                for one in &owned {
+                    let removed = restarted.remove(one.unit, false).await;
                     removed.map_err(|error| error.to_string())?;
                 }
                 Err(format!("dropped after {after_ms} ms: {owned:?} {left:?}"))

@@ -1,8 +1,6 @@
 //! A guest as clouds have it: Debian from a disk image by URL, with cloud-init, OpenSSH and the
 //! guest agent. Emulated, it takes minutes to boot.
 
-mod support;
-
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -14,8 +12,9 @@ use weft_types::{
 use weft_unit::{ExecOutput, ExecWanted, Phase, UnitRuntime};
 use weft_vm::Vms;
 
-use support::http::Server;
-use support::{
+use crate::support;
+use crate::support::http::Server;
+use crate::support::{
     Lab, blob, debian, fresh_id, port, printed, start, unit, until, until_ended, until_within,
 };
 
@@ -123,7 +122,6 @@ fn debian_spec(image: VmImage, key: String) -> VmSpec {
     (spec.kernel, spec.initrd, spec.cmdline) = (None, None, None);
     spec.image = Some(image);
     spec.root_size = Some(Bytes(2 << 30));
-    spec.vcpus = Some(2);
     spec.memory = Some(Bytes(512 << 20));
     spec.boot_timeout = BOOT;
     spec.networks = vec![NetworkSpec {
@@ -205,13 +203,10 @@ async fn debian_boots_with_its_seed_reports_its_address_takes_the_login_and_is_s
     let told = by_agent(&vms, unit.id, &["cat", "/etc/seeded"]).await;
     assert_eq!(told, "by user-data");
 
-    vms.pause(unit.id).await.unwrap();
-    assert_eq!(
-        vms.observe(unit.id).await.unwrap().phase,
-        Phase::Paused,
-        "it was to stand still"
-    );
-    vms.resume(unit.id).await.unwrap();
+    vms.set_paused(unit.id, true).await.unwrap();
+    let stands_still = |seen: &weft_unit::Observed| seen.phase == Phase::Paused;
+    until(&vms, unit.id, "it stands still", stands_still).await;
+    vms.set_paused(unit.id, false).await.unwrap();
     until(&vms, unit.id, "it goes on", |seen| seen.is_running()).await;
     assert_eq!(client.says("echo kept | sudo tee /var/kept; sync"), "kept");
 

@@ -1,7 +1,5 @@
 //! The suite of the port, against real QEMU.
 
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +9,14 @@ use weft_unit::conformance::{Abilities, Program, Subject, run_all};
 use weft_unit::{Unit, UnitRuntime};
 use weft_vm::Vms;
 
-use support::{Lab, PATIENCE, blob, spec, unit};
+use crate::support;
+use crate::support::{Lab, PATIENCE, blob, spec, unit};
 
 struct Machines {
-    lab: Lab,
     vms: Arc<Vms>,
     images: support::http::Server,
+    // Dropped last: it ends what the runtime has left.
+    lab: Lab,
 }
 
 #[async_trait]
@@ -97,5 +97,5 @@ async fn machines_pass_the_suite() {
     let kernel = std::fs::read(&lab.guest.kernel).expect("the kernel");
     let images = support::http::Server::start(vec![("kernel", kernel)]).await;
     let vms = Arc::new(lab.open().await);
-    run_all(&Machines { lab, vms, images }).await;
+    run_all(&Machines { vms, images, lab }).await;
 }

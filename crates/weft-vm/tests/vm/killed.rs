@@ -2,8 +2,6 @@
 //!
 //! The caller is this program again, with the directory in an environment variable.
 
-mod support;
-
 use std::process::{Child, Command};
 use std::time::Duration;
 
@@ -11,7 +9,8 @@ use weft_types::UnitId;
 use weft_unit::UnitRuntime;
 use weft_vm::Vms;
 
-use support::{
+use crate::support;
+use crate::support::{
     Lab, PATIENCE, printed, spec, start, unit, until_booted, until_ended, until_printed,
 };
 
@@ -50,7 +49,7 @@ async fn the_caller_that_is_killed() {
 fn caller(lab: &Lab, id: UnitId) -> Child {
     let dir = lab.dir.path().display();
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "the_caller_that_is_killed", "--ignored"])
+        .args(["--exact", "killed::the_caller_that_is_killed", "--ignored"])
         .env(DIR, format!("{dir}|{}|{id}", lab.node))
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
@@ -88,18 +87,7 @@ async fn machine_survives_its_caller_and_the_next_one_takes_over() {
     assert_eq!(text.matches("count-2\n").count(), 1, "{text}");
 
     // A machine whose process is killed from outside is told as such.
-    let pid = std::fs::read_dir("/proc").unwrap().flatten().find(|entry| {
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(&format!("guest={id}\0"))
-    });
-    let pid = pid.unwrap().file_name().into_string().unwrap();
-    assert!(
-        Command::new("kill")
-            .args(["-9", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    support::kill(&lab.pid(id).unwrap());
     let (reason, detail) = until_ended(&vms, id).await;
     assert_eq!(reason, Some(weft_types::Reason::RuntimeError), "{detail}");
     assert!(detail.contains("its process is gone"), "{detail}");

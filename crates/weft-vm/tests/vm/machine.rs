@@ -1,16 +1,15 @@
 //! Machines on real QEMU, without KVM where there is none.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use weft_types::{Bytes, DiskSpec, Login, NetworkSpec, Reason, Retain, VmNetworkMode};
-use weft_unit::{Phase, UnitRuntime};
+use weft_unit::{Observed, Phase, UnitRuntime};
 
-use support::{
-    Lab, PATIENCE, fresh_id, printed, spec, start, unit, until, until_booted, until_ended,
+use crate::support;
+use crate::support::{
+    Lab, PATIENCE, fresh_id, nft, printed, spec, start, unit, until, until_booted, until_ended,
     until_printed,
 };
 
@@ -94,10 +93,10 @@ async fn cloud_kernel_boots_with_its_seed_takes_the_login_and_is_shut_down() {
         .unwrap();
     assert!(secret_in_files.stdout.is_empty(), "{secret_in_files:?}");
 
-    vms.pause(unit.id).await.unwrap();
-    let paused = vms.observe(unit.id).await.unwrap();
-    assert_eq!(paused.phase, Phase::Paused);
-    vms.resume(unit.id).await.unwrap();
+    vms.set_paused(unit.id, true).await.unwrap();
+    let stands_still = |seen: &Observed| seen.phase == Phase::Paused;
+    until(&vms, unit.id, "it stands still", stands_still).await;
+    vms.set_paused(unit.id, false).await.unwrap();
     until(&vms, unit.id, "it goes on", |seen| seen.is_running()).await;
 
     let begun = Instant::now();
@@ -184,13 +183,8 @@ async fn machine_has_a_user_of_its_own_and_does_not_reach_the_loopback_of_its_no
     // The guest's program ends only when the connection does.
     tokio::spawn(async move { while listener.accept().await.is_ok() {} });
 
-    let named = format!("guest={}\0", unit.id);
-    let process = std::fs::read_dir("/proc").unwrap().flatten().find(|entry| {
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(&named)
-    });
-    let status = process.unwrap().path().join("status");
-    let status = std::fs::read_to_string(status).unwrap();
+    let pid = lab.pid(unit.id).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let field = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name));
         line.unwrap().split_whitespace().skip(1).collect::<Vec<_>>()
@@ -200,13 +194,7 @@ async fn machine_has_a_user_of_its_own_and_does_not_reach_the_loopback_of_its_no
     assert_eq!(field("Groups:"), [""; 0]);
     assert_eq!(field("CapEff:"), ["0000000000000000"]);
     assert_eq!(field("Seccomp:"), ["2"]);
-    let named = format!("{} {}", lab.node, lab.options().data_dir.display());
-    let hash = ring::digest::digest(&ring::digest::SHA256, named.as_bytes());
-    let table = format!("weft-vm-{}", hex::encode(&hash.as_ref()[..6]));
-    let nft = |arguments: &[&str]| {
-        let output = std::process::Command::new("nft").args(arguments).output();
-        String::from_utf8_lossy(&output.unwrap().stdout).into_owned()
-    };
+    let table = lab.table();
     // It was the rule that kept it away, and nothing else.
     nft(&["delete", "table", "inet", &table]);
     until_printed(&vms, unit.id, "reached").await;
@@ -258,6 +246,7 @@ async fn disks_are_found_by_their_serials_and_go_or_stay_as_wanted() {
          [ $s = cidata ] || printf %s \"wrote-$s\" | head -c 8 | dd of=$d conv=fsync 2>/dev/null; \
          done; echo disks done; sleep 3600";
     let mut spec = spec(script, "");
+    spec.vcpus = Some(2);
     spec.image = support::blob(hash);
     spec.root_size = Some(Bytes(6 << 20));
     spec.root_pool = Some("fast".to_owned());
@@ -346,9 +335,15 @@ impl Drop for Bridge {
     fn drop(&mut self) {
         let _ = self.server.kill();
         let _ = self.server.wait();
-        let _ = std::process::Command::new("ip")
-            .args(["link", "del", &self.name])
-            .status();
+        // The taps of a failed test's machines are on it.
+        let taps = std::fs::read_dir(format!("/sys/class/net/{}/brif", self.name));
+        let taps = taps.into_iter().flatten().flatten();
+        let taps = taps.map(|tap| tap.file_name().to_string_lossy().into_owned());
+        for interface in taps.chain([self.name.clone()]) {
+            let _ = std::process::Command::new("ip")
+                .args(["link", "del", &interface])
+                .status();
+        }
     }
 }
 
@@ -378,7 +373,9 @@ async fn bridged_machine_is_reached_at_the_address_that_its_neighbours_see() {
     start(&vms, &unit).await.unwrap();
     let seen = until_booted(&vms, unit.id).await;
     let address = seen.address.unwrap();
-    assert!(address.to_string().starts_with("198.18.77.5"), "{address}");
+    let leased: std::ops::RangeInclusive<std::net::IpAddr> =
+        "198.18.77.50".parse().unwrap()..="198.18.77.60".parse().unwrap();
+    assert!(leased.contains(&address), "{address}");
     // Its address is seen before its server listens.
     let end = Instant::now() + PATIENCE;
     let mut stream = loop {

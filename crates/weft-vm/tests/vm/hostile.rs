@@ -1,7 +1,5 @@
 //! Images and specifications that mean harm.
 
-mod support;
-
 use std::process::Command;
 use std::sync::Arc;
 
@@ -11,8 +9,8 @@ use weft_types::{BlobHash, Bytes, DiskSpec, ImageFormat, NetworkSpec, Reason, Re
 use weft_unit::{CleanPolicy, UnitRuntime};
 use weft_vm::Vms;
 
-use support::http::Server;
-use support::{Files, Lab, blob, fresh_id, spec, unit};
+use crate::support::http::Server;
+use crate::support::{Files, Lab, blob, fresh_id, spec, unit};
 
 fn by_url(url: String, content: &[u8]) -> Option<VmImage> {
     Some(VmImage {

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use weft_unit::conformance::images::is_installed;
+
 const BUSYBOX: &str = "/bin/busybox";
 /// Modules in the order in which they are loaded.
 const MODULES: [&str; 16] = [
@@ -250,11 +252,13 @@ fn initrd(cache: &Path, modules: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn make() -> Result<Guest, String> {
-    for needed in ["/usr/bin/qemu-system-x86_64", "/usr/bin/qemu-img", BUSYBOX] {
-        if !Path::new(needed).exists() {
-            return Err(format!(
-                "{needed} (apt: qemu-system-x86 qemu-utils busybox-static)"
-            ));
+    for (program, package) in [
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("qemu-img", "qemu-utils"),
+        ("busybox", "busybox-static"),
+    ] {
+        if !is_installed(program) {
+            return Err(format!("{program} (apt: {package})"));
         }
     }
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guest");

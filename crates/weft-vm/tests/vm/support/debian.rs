@@ -54,7 +54,8 @@ inside systemctl mask apt-daily.timer apt-daily-upgrade.timer fstrim.timer e2scr
 ln -s "$(basename "$root"/boot/vmlinuz-*)" "$root/boot/vmlinuz"
 ln -s "$(basename "$root"/boot/initrd.img-*)" "$root/boot/initrd.img"
 cat > "$root/boot/grub.cfg" <<'END'
-linux /boot/vmlinuz root=LABEL=root ro console=ttyS0 no_timer_check net.ifnames=0 quiet loglevel=4
+linux /boot/vmlinuz root=LABEL=root ro console=ttyS0 no_timer_check net.ifnames=0 quiet loglevel=4 \
+    edd=off mitigations=off nokaslr apparmor=0 cryptomgr.notests
 initrd /boot/initrd.img
 boot
 END
