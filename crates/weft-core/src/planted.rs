@@ -55,6 +55,30 @@ pub enum Bug {
     ClaimsIgnored,
     /// Units of one plan are placed as if the others were not there.
     PlannedNotCounted,
+    /// A unit of a service that is apart from itself comes to a node that has one of it.
+    OwnUnitIgnored,
+    /// Who is apart from a service does not keep it away where it is first.
+    ApartOneWay,
+    /// A unit that is to stop is company to count on.
+    LeavingIsCompany,
+    /// Units make way for an update though fewer than `min` stay.
+    MinGivenUp,
+    /// No unit makes way for an update where every node has one.
+    NoWayMade,
+    /// Units of the same priority make room.
+    EqualsPreempted,
+    /// Units of which one would be enough make room together.
+    VictimsNotSpared,
+    /// The load decides beyond `max`.
+    ScaledBeyondMax,
+    /// The load takes units away below `min`.
+    ScaledBelowMin,
+    /// Replicas go as soon as the load does.
+    EasedAtOnce,
+    /// The load is not followed upwards.
+    LoadIgnored,
+    /// Replicas are put beside each other though there is another place.
+    SpreadIgnored,
 }
 
 impl Bug {
@@ -88,6 +112,18 @@ impl Bug {
         Self::SurgeIgnored,
         Self::ClaimsIgnored,
         Self::PlannedNotCounted,
+        Self::OwnUnitIgnored,
+        Self::ApartOneWay,
+        Self::LeavingIsCompany,
+        Self::MinGivenUp,
+        Self::NoWayMade,
+        Self::EqualsPreempted,
+        Self::VictimsNotSpared,
+        Self::ScaledBeyondMax,
+        Self::ScaledBelowMin,
+        Self::EasedAtOnce,
+        Self::LoadIgnored,
+        Self::SpreadIgnored,
     ];
 }
 

@@ -19,6 +19,7 @@ mod free;
 mod index;
 mod model;
 mod nearest;
+mod price;
 mod score;
 
 pub use explain::{Considered, Explanation, Room, Verdict, consider};
@@ -27,4 +28,5 @@ pub use free::Free;
 pub use index::{ClassId, Index};
 pub use model::{Availability, Candidate, CandidateId, ClosedReason, Request};
 pub use nearest::NearestChange;
+pub use price::share_of_price;
 pub use score::{Score, Term, TermName};

@@ -338,10 +338,10 @@ impl Workload {
                 "zero; leave it out for no limit",
             ));
         }
-        if self.budget.is_some() {
+        if self.budget.is_some() && self.run == Run::Job {
             return Err(FieldError::new(
                 "budget",
-                "budgets are not supported yet; leave it out",
+                "only services can have one yet; leave it out",
             ));
         }
         if self.exclusive && self.run == Run::Job {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::workload::RuntimeKind;
-use crate::{Bytes, Millicores};
+use crate::{Bytes, Millicores, Money};
 
 /// What one task or replica needs; every amount is reserved while it runs.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -101,4 +101,8 @@ pub struct NodeCapacity {
     /// Capabilities to match in `placement` (`kvm`, `sandbox`).
     #[serde(default)]
     pub capabilities: Vec<String>,
+    /// What an hour of all of it costs, in US dollars (`$0.12`); absent where that is nothing.
+    #[serde(default, skip_serializing_if = "Money::is_zero")]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
+    pub price_per_hour: Money,
 }

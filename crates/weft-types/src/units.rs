@@ -134,6 +134,29 @@ impl fmt::Display for Bytes {
     }
 }
 
+impl Money {
+    /// The most that an hour of a node can cost: a million dollars.
+    pub const MAX_PRICE_PER_HOUR: Self = Self(1_000_000_000_000);
+
+    /// A price per hour of a node: dollars, not negative and not absurd.
+    ///
+    /// # Errors
+    /// What is wrong with it, without the name of its field.
+    pub fn price_per_hour(text: &str) -> Result<Self, String> {
+        let price: Self = text.parse().map_err(|error| format!("{error}"))?;
+        if price > Self::MAX_PRICE_PER_HOUR {
+            let most = Self::MAX_PRICE_PER_HOUR;
+            return Err(format!("{price} is more than {most} an hour"));
+        }
+        Ok(price)
+    }
+
+    /// Whether it is nothing.
+    pub fn is_zero(&self) -> bool {
+        self.0 == 0
+    }
+}
+
 impl FromStr for Money {
     type Err = ParseUnitError;
 
@@ -248,6 +271,10 @@ mod tests {
         assert_eq!("0.5".parse(), Ok(Millicores(500)));
         assert_eq!("1.5Gi".parse(), Ok(Bytes(3 << 29)));
         assert_eq!("$0.50".parse(), Ok(Money(500_000)));
+        assert_eq!(Money::price_per_hour("0.12"), Ok(Money(120_000)));
+        for wrong in ["-0.12", "", "0.12 EUR", "NaN", "1000001", "0.0000001"] {
+            assert!(Money::price_per_hour(wrong).is_err(), "{wrong}");
+        }
         assert_eq!(
             serde_json::from_str::<Millicores>("2").ok(),
             Some(Millicores(2000))

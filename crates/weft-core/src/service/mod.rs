@@ -36,7 +36,7 @@ mod ready;
 mod vocabulary;
 
 pub use board::{Board, BoundUnit, Claim, NodeHealth, Placed, Refused};
-pub use need::{UnitRequest, has_node_data, is_stop_first};
+pub use need::{UnitRequest, has_node_data, is_apart_from_itself, is_stop_first};
 pub use planner::plan;
 pub use ready::ReadyTimes;
 pub use vocabulary::{Action, Counts, Moment, Plan, Summary, UnitView, View, Waiting};

@@ -106,6 +106,12 @@ pub fn is_stop_first(spec: &Workload) -> bool {
     spec.exclusive || has_node_data(spec)
 }
 
+/// Whether no node is ever to have two units of it: its own name is in `placement.apart`.
+pub fn is_apart_from_itself(spec: &Workload) -> bool {
+    let own = spec.name.as_ref();
+    own.is_some_and(|own| spec.placement.apart.contains(own))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

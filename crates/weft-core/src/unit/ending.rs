@@ -58,13 +58,13 @@ impl Machine {
     }
 
     /// An instance ended, or does not pass its health check: by its policy it is started again,
-    /// is done, or is given up. `is_up` says that it has to be ended first.
+    /// is done, or is given up. With a grace, in milliseconds, it has to be ended first.
     pub(super) fn ended(
         &mut self,
         now: Now,
         failure: Option<Failure>,
         exit_code: Option<i32>,
-        is_up: bool,
+        grace_ms: Option<u64>,
         out: &mut Vec<Output>,
     ) {
         self.status.exit_code = exit_code.or(self.status.exit_code);
@@ -78,17 +78,16 @@ impl Machine {
             return;
         };
         if when == RestartWhen::No || self.failures >= self.max_failures() {
-            return self.give_up(failure, is_up.then_some(out));
+            return self.give_up(failure, grace_ms.map(|grace_ms| (grace_ms, out)));
         }
         self.failures += 1;
         self.status.restarts = self.status.restarts.saturating_add(1);
-        if is_up {
-            self.failed(failure);
-            self.status.state = WorkloadState::Failed;
-            self.stop(After::Restart, self.settings.grace_ms, out);
-        } else {
-            self.rest(now, failure, Then::Begin);
-        }
+        let Some(grace_ms) = grace_ms else {
+            return self.rest(now, failure, Then::Begin);
+        };
+        self.failed(failure);
+        self.status.state = WorkloadState::Failed;
+        self.stop(After::Restart, grace_ms, out);
     }
 
     /// An end with exit code 0 is a failure of what is always to run.
@@ -99,13 +98,13 @@ impl Machine {
         })
     }
 
-    /// The node does not try again. With `out`, what runs is ended.
-    pub(super) fn give_up(&mut self, failure: Failure, out: Option<&mut Vec<Output>>) {
+    /// The node does not try again. With a grace, in milliseconds, what runs is ended.
+    pub(super) fn give_up(&mut self, failure: Failure, runs: Option<(u64, &mut Vec<Output>)>) {
         self.failed(failure);
         self.status.state = WorkloadState::Failed;
         self.status.given_up = true;
-        match out {
-            Some(out) => self.stop(After::Over, self.settings.grace_ms, out),
+        match runs {
+            Some((grace_ms, out)) => self.stop(After::Over, grace_ms, out),
             None => self.state = State::Over,
         }
     }

@@ -19,6 +19,9 @@
 //! nothing leads back. A lost lease leads an exclusive unit from every state in which something of
 //! it may run to `Stopping`, with the grace that the lease still has room for.
 //!
+//! An instance that has written more to its own layer than it may is killed, as one is that takes
+//! more memory than it may, and its policy decides what follows.
+//!
 //! There is at most one call to a runtime at a time. A new one takes the place of the one before,
 //! whose answer is then ignored: a call may be dropped at any time and be half done.
 
@@ -247,6 +250,7 @@ impl Machine {
             Input::Probed { call, result } => self.probed(now, call, result, out),
             Input::Waits { reason, detail } => self.waits(now, reason, detail),
             Input::Progress(detail) => self.progress(detail),
+            Input::Measured { since, disk_bytes } => self.measured(now, since, disk_bytes, out),
             Input::Look => self.look(out),
             Input::Tick => self.tick(now, out),
         }
@@ -270,8 +274,11 @@ impl Machine {
 
     /// The first thing that happens to a unit that is to run.
     fn begin(&mut self, out: &mut Vec<Output>) {
-        if self.status.given_up || self.status.state == WorkloadState::Succeeded {
+        if self.status.state == WorkloadState::Succeeded {
             self.state = State::Over;
+        } else if self.status.given_up {
+            // It may have been given up while it ran, and not have ended yet.
+            self.stop(After::Over, self.grace_ms(), out);
         } else if self.is_fenced() {
             self.stop_for_lease(out);
         } else {

@@ -1,10 +1,12 @@
 //! Random schedules: an engine that fails, answers late and loses instances; a lease that comes
-//! and goes; an order to end at any moment.
+//! and goes; an instance that fills its layer; an order to end at any moment.
 
 use proptest::prelude::*;
 use weft_types::{Reason, RestartPolicy, RestartWhen, UnitId, WorkloadId, WorkloadState};
 
 use super::*;
+
+const MAX_DISK: u64 = 1_000;
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -18,6 +20,12 @@ enum Event {
     Lose,
     Look,
     Wait(u64),
+    /// The instance writes this much to its layer.
+    Write(u64),
+    /// It is measured; the reading arrives at once, or only later.
+    Measure(bool),
+    /// A reading of before arrives.
+    Late,
     LeaseLost,
     LeaseHeld,
     Stop,
@@ -34,6 +42,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Lose),
         3 => Just(Event::Look),
         5 => (0..70_000u64).prop_map(Event::Wait),
+        2 => (1..MAX_DISK).prop_map(Event::Write),
+        3 => any::<bool>().prop_map(Event::Measure),
+        1 => Just(Event::Late),
         1 => Just(Event::LeaseLost),
         2 => Just(Event::LeaseHeld),
         1 => Just(Event::Restart),
@@ -46,6 +57,10 @@ struct World {
     machine: Machine,
     now: Now,
     instance: Phase,
+    /// What the instance has written to its layer.
+    written: u64,
+    /// The last reading: when it was begun, and what it said.
+    reading: Option<(Monotonic, u64)>,
     probe: Option<u64>,
     lease: Lease,
     run: bool,
@@ -62,6 +77,8 @@ impl World {
             settings,
             now,
             instance: Phase::Absent,
+            written: 0,
+            reading: None,
             probe: None,
             lease: Lease::Held,
             run: true,
@@ -121,6 +138,7 @@ impl World {
                         "started without a lease"
                     );
                     assert!(self.run, "started though it is to end");
+                    self.written = 0;
                     self.instance = Phase::Running {
                         since_ms: self.now.unix_ms,
                     };
@@ -147,6 +165,9 @@ impl World {
             Event::Lose => self.instance = Phase::Absent,
             Event::Look => self.input(Input::Look),
             Event::Wait(ms) => self.pass(ms),
+            Event::Write(bytes) => self.written += bytes,
+            Event::Measure(arrives) => self.measure(arrives),
+            Event::Late => self.late(),
             Event::LeaseLost => self.lease_is(Lease::Lost { grace_ms: 100 }),
             Event::LeaseHeld => self.lease_is(Lease::Held),
             Event::Stop => {
@@ -154,6 +175,37 @@ impl World {
                 self.order();
             }
             Event::Restart => self.restart(),
+        }
+    }
+
+    fn measure(&mut self, arrives: bool) {
+        if !matches!(self.instance, Phase::Running { .. }) {
+            return;
+        }
+        self.reading = Some((self.now.mono, self.written));
+        if arrives {
+            self.pass(1);
+            self.late();
+        }
+    }
+
+    /// The last reading arrives: what is over its limit is not left running, and what is within it
+    /// is not ended for what an instance before it wrote.
+    fn late(&mut self) {
+        let Some((since, disk_bytes)) = self.reading.take() else {
+            return;
+        };
+        let was_running = self.machine.is_running();
+        self.input(Input::Measured { since, disk_bytes });
+        let runs = matches!(self.instance, Phase::Running { .. });
+        if was_running && runs && self.written <= MAX_DISK {
+            assert!(self.machine.is_running(), "{:?}", self.machine);
+        }
+        if !self.machine.is_running() && was_running {
+            let action = self.machine.call.as_ref().map(|(_, action)| action);
+            assert_eq!(action, Some(&Action::Stop { grace_ms: 0 }));
+            let status = self.machine.status();
+            assert_eq!(status.reason, Some(Reason::StorageError));
         }
     }
 
@@ -179,6 +231,7 @@ impl World {
         for _ in 0..200 {
             self.answer(true);
             self.happens(Event::Check(true));
+            self.measure(true);
             self.input(Input::Look);
             self.answer(true);
             self.pass(1_000);
@@ -211,6 +264,7 @@ fn settings(policy: u8, exclusive: bool, checked: bool) -> Settings {
         grace_ms: 10_000,
         exclusive,
         boots: false,
+        max_disk_bytes: MAX_DISK,
     }
 }
 
@@ -232,6 +286,7 @@ proptest! {
         let is_done = status.state == WorkloadState::Succeeded || status.given_up;
         prop_assert!(status.ready || is_done, "{:?}", world.machine);
         prop_assert_eq!(status.ready, matches!(world.instance, Phase::Running { .. }));
+        prop_assert!(!status.ready || world.written <= MAX_DISK, "{:?}", world.machine);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! An instance that runs: looks and health checks.
 
-use weft_types::{Reason, WorkloadState};
+use weft_types::{Bytes, Reason, WorkloadState};
 
 use super::{Failure, Machine, Now, Observation, Output, Phase, STEADY_MS, Settings, State, Then};
 use crate::Monotonic;
@@ -16,6 +16,8 @@ const ENGINE_UNHEALTHY_MS: u64 = 30_000;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Run {
     since: Monotonic,
+    /// Since when it is known: what was measured before may be of the instance before it.
+    known: Monotonic,
     /// The next health check; `None` while one is under way.
     probe_at: Option<Monotonic>,
     probe: u64,
@@ -39,6 +41,7 @@ impl Run {
         let start_period = health.map_or(0, |health| health.start_period_ms);
         Self {
             since,
+            known: now,
             probe_at: health.map(|_| now),
             probe: 0,
             passed: false,
@@ -112,13 +115,13 @@ impl Machine {
             } => {
                 self.count_steady_run(now);
                 let failure = end_failure(exit_code, signal, reason, detail, seen.evidence);
-                self.ended(now, failure, exit_code, false, out);
+                self.ended(now, failure, exit_code, None, out);
             }
             Phase::Absent | Phase::Created if self.is_running() => {
                 self.count_steady_run(now);
                 let detail = "its instance is not there any more, and nobody here removed it";
                 let failure = Failure::new("run", Reason::RuntimeError, detail);
-                self.ended(now, Some(failure), None, false, out);
+                self.ended(now, Some(failure), None, None, out);
             }
             Phase::Absent | Phase::Created => self.admit(out),
         }
@@ -264,7 +267,35 @@ impl Machine {
     fn unhealthy(&mut self, now: Now, detail: String, out: &mut Vec<Output>) {
         self.count_steady_run(now);
         let failure = Failure::new("health", Reason::RuntimeError, detail);
-        self.ended(now, Some(failure), None, true, out);
+        let grace_ms = Some(self.settings.grace_ms);
+        self.ended(now, Some(failure), None, grace_ms, out);
+    }
+
+    /// What an instance has written was measured. One that is over its limit is killed: given
+    /// time, it would go on writing.
+    pub(super) fn measured(
+        &mut self,
+        now: Now,
+        since: Monotonic,
+        disk_bytes: u64,
+        out: &mut Vec<Output>,
+    ) {
+        let State::Running(run) = &self.state else {
+            return;
+        };
+        let limit = self.settings.max_disk_bytes;
+        if limit == 0 || disk_bytes <= limit || since <= run.known {
+            return;
+        }
+        self.count_steady_run(now);
+        let detail = format!(
+            "it has written {} bytes to its own layer, more than its limit of {}: raise \
+             `resources.disk`, or have it write to a volume",
+            disk_bytes,
+            Bytes(limit)
+        );
+        let failure = Failure::new("run", Reason::StorageError, detail);
+        self.ended(now, Some(failure), None, Some(0), out);
     }
 
     /// What ran long enough has its failures forgiven.

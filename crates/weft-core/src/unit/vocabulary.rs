@@ -34,6 +34,8 @@ pub struct Settings {
     pub exclusive: bool,
     /// Whether it boots, as a machine does: it is ready only once its runtime says that it is well.
     pub boots: bool,
+    /// How much an instance may have written to its own layer, in bytes; 0 when nothing limits it.
+    pub max_disk_bytes: u64,
 }
 
 /// The spans of a health check, in milliseconds.
@@ -218,6 +220,13 @@ pub enum Input {
     },
     /// What is being done while it is prepared.
     Progress(String),
+    /// The instance was measured.
+    Measured {
+        /// When that began.
+        since: Monotonic,
+        /// What it has written to its own layer, as far as is known, in bytes.
+        disk_bytes: u64,
+    },
     /// The instance may have changed.
     Look,
     /// Time has passed.

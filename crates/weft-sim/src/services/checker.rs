@@ -1,14 +1,17 @@
-//! What must never happen, looked at after every step, and what must be so in the end.
+//! What must never happen, looked at after every step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_core::service::record::{Assignment, Intent, RolloutState};
-use weft_core::service::{Action, Board, Claim, Plan, UnitView, View, is_stop_first};
+use weft_core::service::record::Intent;
+use weft_core::service::{
+    Action, Board, Claim, Moment, Plan, UnitView, View, is_apart_from_itself, is_stop_first,
+};
 use weft_types::{NodeId, UnitId, Workload, WorkloadId};
 
+use super::SLOTS;
+use super::company::{self, goal_spec};
 use super::node::Node;
 use super::store::Store;
-use super::{SLOTS, World, image};
 
 /// More assignments of one workload than this mean that something grows without end.
 const MAX_UNITS: usize = 40;
@@ -33,6 +36,9 @@ impl Checker {
 
     /// What really runs, after every step.
     pub(super) fn look(&mut self, now_ms: u64, nodes: &[Node]) {
+        if let Some(what) = nodes.iter().find_map(company::crowded) {
+            return self.fail(what);
+        }
         let mut places: BTreeMap<UnitId, &NodeId> = BTreeMap::new();
         let mut exclusive: BTreeMap<WorkloadId, &NodeId> = BTreeMap::new();
         for node in nodes {
@@ -58,6 +64,11 @@ impl Checker {
         let mut reserved: BTreeMap<&NodeId, u64> = BTreeMap::new();
         let mut per_workload: BTreeMap<WorkloadId, usize> = BTreeMap::new();
         for (unit, assignment) in &store.assignments {
+            if !self.homes.contains_key(unit)
+                && let Some(what) = company::broken(store, assignment)
+            {
+                return self.fail(what);
+            }
             let home = self
                 .homes
                 .entry(*unit)
@@ -96,7 +107,8 @@ impl Checker {
     }
 
     /// A plan beside what it was made from.
-    pub(super) fn planned(&mut self, now_ms: u64, view: &View<'_>, board: &Board, plan: &Plan) {
+    pub(super) fn planned(&mut self, now: Moment, view: &View<'_>, board: &Board, plan: &Plan) {
+        let now_ms = now.now_ms;
         let delta = Delta::of(view, board, plan);
         let record = view.workload;
         let id = record.id;
@@ -118,8 +130,13 @@ impl Checker {
         if waits && !is_reset && delta.made > delta.lost {
             self.fail(format!("{id} does not wait for its next try"));
         }
-        let is_kept_up = !record.stopped && !record.deleting && !delta.is_stop_first;
-        let least = wanted - spare(&record.spec, wanted);
+        let is_active = !record.stopped && !record.deleting;
+        let spec = goal_spec(view, plan);
+        if is_active && let Some(what) = super::loads::broken(now, view, spec, plan) {
+            self.fail(format!("{id} {what}"));
+        }
+        let is_kept_up = is_active && !delta.is_stop_first;
+        let least = delta.least(&record.spec, is_apart_from_itself(spec), wanted);
         if is_kept_up && delta.ready_stopped > 0 && delta.ready_after < least {
             let after = delta.ready_after;
             self.fail(format!(
@@ -137,6 +154,11 @@ impl Checker {
         plan: &Plan,
     ) {
         let id = view.workload.id;
+        let placing = company::Placing::new(view, board, claims, plan);
+        let broken = placing.spread_broken();
+        if let Some(what) = broken.or_else(|| placing.preemption_broken()) {
+            return self.fail(format!("{id} {what}"));
+        }
         let priority = view.workload.spec.priority;
         let new_on = |node: &NodeId| {
             let new = plan.actions.iter().filter(
@@ -161,12 +183,9 @@ impl Checker {
 /// How many of the wanted units an update may leave missing.
 fn spare(spec: &Workload, wanted: usize) -> usize {
     let update = spec.update.clone().unwrap_or_default();
-    let most = if update.rollback && wanted >= 2 {
-        wanted - 1
-    } else {
-        wanted
-    };
-    (update.max_unavailable as usize).min(most)
+    let least = usize::from(update.rollback && wanted >= 2);
+    let least = least.max(spec.replicas.unwrap_or_default().min as usize);
+    (update.max_unavailable as usize).min(wanted.saturating_sub(least))
 }
 
 /// What a plan changes.
@@ -181,6 +200,18 @@ struct Delta {
 }
 
 impl Delta {
+    /// How many have to stay ready. Of what is apart from itself one may be replaced in place,
+    /// down to what `min` says, and what has no place does not count.
+    fn least(&self, spec: &Workload, is_alone: bool, wanted: usize) -> usize {
+        let spare = spare(spec, wanted);
+        if !is_alone {
+            return wanted - spare;
+        }
+        let min = spec.replicas.unwrap_or_default().min as usize;
+        let possible = wanted.min(self.running_after + self.ready_stopped);
+        possible.saturating_sub(spare.max(1)).max(min.min(wanted))
+    }
+
     fn of(view: &View<'_>, board: &Board, plan: &Plan) -> Self {
         let mut ended = BTreeSet::new();
         let mut made = 0;
@@ -220,131 +251,5 @@ impl Delta {
                 .count(),
             is_stop_first: any_first || is_stop_first(&view.workload.spec),
         }
-    }
-}
-
-impl World {
-    /// The first thing that is not yet as it should be.
-    pub(super) fn unfinished(&self) -> Option<String> {
-        for id in self.store.workloads.keys() {
-            if let Some(what) = self.unsatisfied(*id) {
-                return Some(format!("{id}: {what}"));
-            }
-        }
-        for node in self.nodes.iter().filter(|node| !node.is_removed) {
-            let listed = self.store.of_node(&node.id);
-            let strays = node
-                .processes
-                .keys()
-                .find(|unit| !listed.contains_key(unit));
-            if let Some(unit) = strays {
-                return Some(format!("{unit} still runs on {}", node.id));
-            }
-        }
-        None
-    }
-
-    fn unsatisfied(&self, id: WorkloadId) -> Option<String> {
-        let record = self.store.workloads.get(&id)?;
-        if record.deleting {
-            return Some("is not deleted".to_owned());
-        }
-        let units = || {
-            self.store
-                .assignments
-                .values()
-                .filter(move |assignment| assignment.unit.workload == id)
-        };
-        if let Some(left) = units().find(|a| a.intent == Intent::Stop && !self.is_gone(a)) {
-            return Some(format!("{} does not end", left.unit));
-        }
-        let running: Vec<&Assignment> = units().filter(|a| a.intent == Intent::Run).collect();
-        if record.stopped {
-            let is_running = !running.is_empty();
-            return is_running.then(|| "it is stopped and runs".to_owned());
-        }
-        let (revision, spec) = match self.store.rollouts.get(&id).map(|r| (&r.state, &r.good)) {
-            Some((
-                RolloutState::Failed {
-                    rolled_back: true, ..
-                },
-                Some(good),
-            )) => (good.revision, &good.spec),
-            _ => (record.revision, &record.spec),
-        };
-        if image(spec) != "good" {
-            // It can never be ready; all that is asked is that it is known to have failed.
-            let state = self.store.rollouts.get(&id).map(|rollout| &rollout.state);
-            let is_known = matches!(state, Some(RolloutState::Failed { .. }));
-            let wants_none = self.wanted(id) == 0;
-            return (!is_known && !wants_none).then(|| format!("{state:?} of a bad revision"));
-        }
-        let is_full = self.is_full(record.spec.priority);
-        // While a unit waits where its data is, no other may be missing for the sake of an update.
-        let stuck = units().filter(|a| self.is_stuck(a)).count();
-        if running.iter().any(|a| a.revision != revision) && !is_full && stuck == 0 {
-            return Some(format!("not every unit is of revision {revision}"));
-        }
-        let ready = running.iter().filter(|a| self.really_ready(a)).count();
-        if running.len() == self.wanted(id) && ready == running.len() {
-            return None;
-        }
-        if ready == running.len() && (is_full || ready + stuck >= self.wanted(id)) {
-            return None;
-        }
-        Some(format!(
-            "{ready} of {} units are ready, {} are wanted: {:?}",
-            running.len(),
-            self.wanted(id),
-            self.store.rollouts.get(&id).map(|rollout| &rollout.state)
-        ))
-    }
-
-    fn wanted(&self, id: WorkloadId) -> usize {
-        let Some(record) = self.store.workloads.get(&id) else {
-            return 0;
-        };
-        let replicas = record.spec.replicas.unwrap_or_default();
-        let wanted = record.scale.unwrap_or(replicas.target);
-        wanted.clamp(replicas.min, replicas.max) as usize
-    }
-
-    fn really_ready(&self, assignment: &Assignment) -> bool {
-        let node = self.nodes.iter().find(|node| node.id == assignment.node);
-        node.and_then(|node| node.processes.get(&assignment.unit))
-            .is_some_and(|process| process.ready && process.failed.is_none())
-    }
-
-    /// Whether the data of a unit that is over is where its successor has no room, nor could get
-    /// any: data does not move by itself.
-    fn is_stuck(&self, unit: &Assignment) -> bool {
-        let rests = unit.intent == Intent::Stop && unit.keep_volumes && self.is_gone(unit);
-        let in_the_way = self.store.assignments.values().filter(|other| {
-            let is_own = other.unit.workload == unit.unit.workload;
-            let stays = is_own || other.spec.priority >= unit.spec.priority;
-            let is_kept = other.keep_volumes && !is_own;
-            other.node == unit.node && stays && (!self.is_gone(other) || is_kept)
-        });
-        rests && in_the_way.count() as u64 >= SLOTS
-    }
-
-    /// Whether nobody has room, nor could make any for this priority.
-    fn is_full(&self, priority: i32) -> bool {
-        let assignments = || self.store.assignments.values();
-        let has_lower = assignments().any(|a| a.spec.priority < priority && !self.is_gone(a));
-        let takes_room = |a: &&Assignment| {
-            let is_kept = a.keep_volumes && a.spec.priority >= priority;
-            !self.is_gone(a) || is_kept
-        };
-        let has_room = self.store.nodes.keys().any(|node| {
-            let here = assignments().filter(|assignment| assignment.node == *node);
-            (here.filter(takes_room).count() as u64) < SLOTS
-        });
-        !has_lower && !has_room
-    }
-
-    fn is_gone(&self, unit: &Assignment) -> bool {
-        let status = self.store.statuses.get(&unit.unit);
-        status.is_some_and(|status| status.gone)
     }
 }

@@ -1,6 +1,9 @@
 //! The declarative path: a store with transactions, two schedulers of which one leads, nodes that
 //! make true what they are told, and people who change their minds.
 //!
+//! Services scale with a load that changes, refer to each other (`with`, `apart`), have priorities
+//! and take each other's places.
+//!
 //! The planner ([`weft_core::service::plan`]) and the leases ([`weft_core::liveness`]) are the
 //! production code. Messages are delayed, overtake each other and are lost; nodes crash with or
 //! without what runs on them, stand still beyond their lease, are cut off in one direction or
@@ -8,9 +11,12 @@
 //! jump by an hour.
 
 mod checker;
+mod company;
 mod faults;
+mod loads;
 mod node;
 mod people;
+mod rest;
 mod scheduler;
 mod session;
 mod store;
@@ -18,8 +24,9 @@ mod store;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 
+use weft_core::service::record::UnitLoad;
 use weft_core::{Epoch, liveness};
-use weft_types::{NodeId, UnitId, Workload};
+use weft_types::{NodeId, UnitId, Workload, WorkloadId};
 
 use crate::random::{Random, mix};
 use crate::world::{Options, Run, Violation};
@@ -113,6 +120,10 @@ struct World {
     sequences: BTreeMap<NodeId, (Epoch, u64)>,
     /// Removed nodes whose leases may still run.
     removed: BTreeMap<NodeId, ()>,
+    /// What there is to do for each workload, in millicores.
+    demand: BTreeMap<WorkloadId, u64>,
+    /// What nodes have measured, and when it came.
+    loads: BTreeMap<UnitId, (u64, UnitLoad)>,
     /// Grows when the health of a node changes.
     health_version: u64,
     /// What the clock on the wall is ahead of real time.
@@ -184,6 +195,8 @@ impl World {
             server_starts: 1,
             sequences: BTreeMap::new(),
             removed: BTreeMap::new(),
+            demand: BTreeMap::new(),
+            loads: BTreeMap::new(),
             health_version: 0,
             wall_skew_ms: WALL_MS,
             incarnations: 0,
@@ -316,10 +329,12 @@ impl World {
 
     /// Looks whether everything is as it should be, and ends the run then.
     fn check(&mut self) {
-        if self.unfinished().is_none() {
-            self.is_over = true;
-        } else {
-            self.after(500, Event::Check);
+        match self.unfinished() {
+            None => self.is_over = true,
+            Some(what) => {
+                self.note(format!("not yet: {what}"));
+                self.after(500, Event::Check);
+            }
         }
     }
 }

@@ -68,6 +68,12 @@ impl Node {
         }
     }
 
+    /// Whether the server has told it of a unit, as far as it knows.
+    pub(super) fn lists(&self, unit: UnitId) -> bool {
+        let listed = self.listed.as_ref();
+        listed.is_some_and(|list| list.contains_key(&unit))
+    }
+
     /// Whether it does anything now. One that stood still looks at its lease before all else, in
     /// the same millisecond.
     pub(super) fn acts(&self, now_ms: u64) -> bool {
@@ -153,6 +159,7 @@ impl World {
 
     pub(super) fn report(&mut self, index: usize) {
         let now_ms = self.now_ms;
+        let loads = self.measured(index);
         let node = &mut self.nodes[index];
         let Some(epoch) = node.epoch else {
             return;
@@ -163,6 +170,7 @@ impl World {
             sent_ms: now_ms,
             sequence: node.sequence,
             statuses: node.statuses(now_ms),
+            loads,
         };
         self.send_up(index, message);
     }

@@ -7,12 +7,16 @@ use weft_core::liveness;
 use weft_core::service::record::{RECORD_VERSION, WorkloadRecord};
 use weft_types::{
     ContainerSpec, Millicores, Replicas, Resources, RetryPolicy, RuntimeKind, Spread, UpdateSpec,
-    Workload, WorkloadId,
+    Workload, WorkloadId, WorkloadName,
 };
 
+use super::loads::{UNIT_MILLICORES, some_scaling};
 use super::{Event, NODES, TTL_MS, World, node_id};
+use crate::random::Random;
 
 const MAX_WORKLOADS: usize = 3;
+/// Names that workloads may have: some refer to others that are not there.
+const NAMES: u64 = 4;
 
 impl World {
     fn wall_ms(&self) -> u64 {
@@ -27,7 +31,7 @@ impl World {
         if self.store.workloads.len() < 2 {
             self.apply_new();
         } else {
-            match self.random.between(0, 15) {
+            match self.random.between(0, 21) {
                 0 if self.store.workloads.len() < MAX_WORKLOADS => self.apply_new(),
                 0..=4 => self.change(|random, record| {
                     let image = ["good", "good", "bad-exit", "bad-hang"];
@@ -47,7 +51,22 @@ impl World {
                 12 => self.change(|_, record| record.scale = None),
                 13 => self.mark_node(true),
                 14 => self.mark_node(false),
-                _ => self.remove_node(),
+                15 => self.remove_node(),
+                16..=18 => self.change_demand(),
+                19 => self.change(|random, record| {
+                    record.spec.replicas = Some(some_replicas(random, record.spec.exclusive));
+                }),
+                20 => self.change(|random, record| {
+                    if !record.spec.exclusive {
+                        let scaling = random.chance(2).then(|| some_scaling(random));
+                        record.spec.scaling = scaling;
+                    }
+                }),
+                // It moves nothing by itself, but later units and updates are to heed it.
+                _ => self.change(|random, record| {
+                    keep_company(random, &mut record.spec);
+                    record.revision += random.between(0, 1);
+                }),
             }
         }
         let ms = self.random.between(200, 4_000);
@@ -72,9 +91,24 @@ impl World {
         };
         self.store.workloads.insert(id, record);
         self.store.touch(id);
+        self.change_demand();
+    }
+
+    /// A name that no workload has.
+    fn some_name(&mut self) -> Option<WorkloadName> {
+        let first = self.random.between(0, NAMES - 1);
+        let mut names = (0..NAMES).map(|number| name((first + number) % NAMES));
+        let taken = || {
+            self.store
+                .workloads
+                .values()
+                .map(|record| &record.spec.name)
+        };
+        names.find(|name| !taken().any(|taken| taken.as_ref() == Some(name)))
     }
 
     fn some_spec(&mut self) -> Workload {
+        let name = self.some_name();
         let random = &mut self.random;
         let is_vm = random.chance(5);
         let mut spec = Workload::new(if is_vm {
@@ -89,14 +123,15 @@ impl World {
         }));
         spec.exclusive = random.chance(3);
         spec.resources = Some(Resources {
-            cpu: Millicores(1_000),
+            cpu: Millicores(UNIT_MILLICORES),
             ..Resources::default()
         });
-        spec.replicas = Some(Replicas {
-            min: 0,
-            max: if spec.exclusive { 1 } else { 6 },
-            target: random.between(1, 5) as u32,
-        });
+        spec.name = name;
+        spec.replicas = Some(some_replicas(random, spec.exclusive));
+        if !spec.exclusive && random.chance(3) {
+            spec.scaling = Some(some_scaling(random));
+        }
+        keep_company(random, &mut spec);
         spec.placement.spread = random.chance(2).then_some(Spread::Node);
         spec.priority = random.between(0, 2) as i32;
         let max_surge = random.between(0, 2) as u32;
@@ -119,7 +154,7 @@ impl World {
         spec
     }
 
-    fn change(&mut self, how: impl FnOnce(&mut crate::random::Random, &mut WorkloadRecord)) {
+    fn change(&mut self, how: impl FnOnce(&mut Random, &mut WorkloadRecord)) {
         let ids: Vec<WorkloadId> = self.store.workloads.keys().copied().collect();
         let Some(last) = (ids.len() as u64).checked_sub(1) else {
             return;
@@ -163,5 +198,46 @@ impl World {
         self.removed.insert(id, ());
         self.health_version += 1;
         self.after(TTL_MS, Event::LeaseOfRemovedEnds { index });
+    }
+}
+
+fn name(number: u64) -> WorkloadName {
+    let name = format!("service-{number}");
+    name.parse()
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn some_replicas(random: &mut Random, is_exclusive: bool) -> Replicas {
+    let max = match is_exclusive {
+        true => 1,
+        false => random.between(2, 6),
+    };
+    let min = match random.chance(3) {
+        true => random.between(0, max.min(3)),
+        false => 0,
+    };
+    Replicas {
+        min: min as u32,
+        max: max as u32,
+        target: random.between(min.max(1), max.min(5).max(min)) as u32,
+    }
+}
+
+/// Whom it is to be with, and whom apart from.
+fn keep_company(random: &mut Random, spec: &mut Workload) {
+    let other = name(random.between(0, NAMES - 1));
+    let is_own = spec.name.as_ref() == Some(&other);
+    let placement = &mut spec.placement;
+    placement.with.clear();
+    placement.apart.clear();
+    match random.between(0, 9) {
+        0 if !is_own => placement.with.push(other),
+        1 if !is_own => placement.apart.push(other),
+        2..=4 => placement.apart.extend(spec.name.clone()),
+        5 if !is_own => {
+            placement.with.push(other);
+            placement.apart.extend(spec.name.clone());
+        }
+        _ => {}
     }
 }

@@ -267,7 +267,7 @@ impl World {
                 assignment,
                 status: store.statuses.get(&assignment.unit),
                 ready_since_ms: scheduler.ready.since_ms(assignment.unit),
-                load: None,
+                load: self.load(assignment.unit),
             })
             .collect();
         let view = View {
@@ -282,7 +282,7 @@ impl World {
             leading_since_ms: scheduler.leading.map_or(now_ms, |(_, since_ms)| since_ms),
         };
         let made = plan(now, &view, &scheduler.board);
-        self.checker.planned(now_ms, &view, &scheduler.board, &made);
+        self.checker.planned(now, &view, &scheduler.board, &made);
         self.checker
             .room_taken(&view, &scheduler.board, &scheduler.claims, &made);
         if self.options.keep_log {

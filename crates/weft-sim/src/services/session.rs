@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use weft_core::service::record::{Assignment, UnitStatus};
+use weft_core::service::record::{Assignment, UnitLoad, UnitStatus};
 use weft_core::{Epoch, Monotonic, liveness};
 use weft_types::{NodeId, NodeState, UnitId};
 
@@ -21,6 +21,7 @@ pub(super) enum ToServer {
         sent_ms: u64,
         sequence: u64,
         statuses: Vec<UnitStatus>,
+        loads: BTreeMap<UnitId, UnitLoad>,
     },
 }
 
@@ -118,6 +119,7 @@ impl World {
                 sent_ms,
                 sequence,
                 statuses,
+                loads,
             } => {
                 let mut out = Vec::new();
                 let beat = liveness::Input::Heartbeat {
@@ -131,6 +133,7 @@ impl World {
                     return;
                 }
                 self.take_statuses(&id, epoch, sequence, statuses);
+                self.take_loads(loads);
                 self.push(index, epoch, Some(sent_ms));
             }
         }
@@ -221,6 +224,7 @@ impl World {
             return;
         }
         self.server_is_up = true;
+        self.loads.clear();
         self.server_starts += 1;
         let base = self.server_starts << 32;
         let before = std::mem::replace(

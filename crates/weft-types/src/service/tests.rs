@@ -38,6 +38,29 @@ fn ports_restarts_and_shares_have_a_short_form() {
 }
 
 #[test]
+fn a_budget_is_what_an_hour_may_cost_and_refuses_what_costs_more() {
+    let of = |budget: &str| {
+        service(&format!(
+            "runtime: container\ncontainer: {{image: a}}\nbudget: {{{budget}}}\n"
+        ))
+        .map(|_| ())
+    };
+    assert_eq!(of("per_hour: $0.50, on_exceed: block"), Ok(()));
+    for (budget, field) in [
+        ("on_exceed: block", "budget.per_hour"),
+        ("per_hour: 1, total: 2, on_exceed: block", "budget.total"),
+        ("per_hour: 1", "budget.on_exceed"),
+        ("per_hour: 1, on_exceed: stop", "budget.on_exceed"),
+    ] {
+        assert_eq!(of(budget), Err(field.to_owned()), "{budget}");
+    }
+    let job =
+        "apiVersion: weft/v1\nruntime: process\nprocess: {command: [ls]}\nbudget: {per_hour: 1}\n";
+    let refused = parse_workload(job, SourceFormat::Yaml).map_err(|error| error.path);
+    assert_eq!(refused.map(|_| ()), Err("budget".to_owned()));
+}
+
+#[test]
 fn company_is_of_other_services_and_of_services_only() {
     let of = |placement: &str| {
         service(&format!(

@@ -1,12 +1,25 @@
 //! Services that are to be on the same node, or are not.
 
 use weft_placement::Candidate;
-use weft_types::{NodeId, UnitId, WorkloadName};
+use weft_types::{NodeId, WorkloadName};
 
 use crate::service::need::UnitRequest;
 use crate::service::record::Intent;
 
 use super::{Board, BoundUnit};
+
+fn is_of(unit: &BoundUnit, name: &WorkloadName) -> bool {
+    unit.name.as_ref() == Some(name)
+}
+
+/// Whether a unit of another service must not be beside what is asked for: one of them says so.
+pub(super) fn is_apart(request: &UnitRequest, unit: &BoundUnit) -> bool {
+    let own = request.name.as_ref();
+    let says_so = own.is_some_and(|own| unit.apart.contains(own));
+    let mut apart = request.need.placement.apart.iter();
+    let is_either = (says_so && !planted!(ApartOneWay)) || apart.any(|name| is_of(unit, name));
+    is_either && unit.namespace == request.namespace
+}
 
 impl Board {
     /// Notes which services a request misses on a node, and which it must not be beside: those it
@@ -26,36 +39,31 @@ impl Board {
             });
             here.map(|(_, unit)| unit)
         };
-        let is_of = |unit: &BoundUnit, name: &WorkloadName| unit.name.as_ref() == Some(name);
         let is_with = |name: &&WorkloadName| {
-            others().any(|unit| unit.intent == Intent::Run && is_of(unit, name))
+            let stays = |unit: &BoundUnit| unit.intent == Intent::Run || planted!(LeavingIsCompany);
+            others().any(|unit| stays(unit) && is_of(unit, name))
         };
         let lacking = wanted.with.iter().filter(|name| !is_with(name));
         candidate.lacking = lacking.map(ToString::to_string).collect();
         let own = request.name.as_ref();
-        let is_apart = |unit: &&BoundUnit| {
-            let says_so = own.is_some_and(|own| unit.apart.contains(own));
-            says_so || wanted.apart.iter().any(|name| is_of(unit, name))
-        };
         let unwanted = others()
-            .filter(is_apart)
+            .filter(|unit| is_apart(request, unit))
             .filter_map(|unit| unit.name.as_ref());
         candidate.unwanted = unwanted.map(ToString::to_string).collect();
         let is_alone = own.is_some_and(|own| wanted.apart.contains(own));
-        if is_alone && self.has_own(request, node) {
+        if is_alone && !planted!(OwnUnitIgnored) && self.has_own(request, node) {
             candidate.unwanted.extend(own.map(ToString::to_string));
         }
         candidate.unwanted.sort();
         candidate.unwanted.dedup();
     }
 
-    /// Whether a unit of the same workload is there to stay, or will be.
+    /// Whether anything is left there of another unit of the same workload, or one will come.
     fn has_own(&self, request: &UnitRequest, node: &NodeId) -> bool {
-        let mut own = self.units_on(node).filter(|(id, unit)| {
-            id.workload == request.workload && unit.intent == Intent::Run && !unit.gone
-        });
-        let leaves = |id: &UnitId| request.without.contains(id) || request.passing.contains(id);
-        own.any(|(id, _)| !leaves(&id)) || request.planned.contains(node)
+        let mut own = self
+            .units_on(node)
+            .filter(|(id, unit)| id.workload == request.workload && !unit.gone);
+        own.any(|(id, _)| !request.without.contains(&id)) || request.planned.contains(node)
     }
 }
 
@@ -64,7 +72,9 @@ mod tests {
     use super::*;
     use crate::service::NodeHealth;
     use crate::service::record::{Assignment, RECORD_VERSION};
-    use weft_types::{Bytes, Millicores, NodeCapacity, Reason, RuntimeKind, Workload, WorkloadId};
+    use weft_types::{
+        Bytes, Millicores, NodeCapacity, Reason, RuntimeKind, UnitId, Workload, WorkloadId,
+    };
 
     fn name(text: &str) -> WorkloadName {
         text.parse().expect("a name")
@@ -171,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_apart_from_itself_has_one_unit_a_node_but_may_follow_itself() {
+    fn a_service_apart_from_itself_has_one_unit_a_node_until_nothing_of_it_is_left() {
         let mut board = board();
         let mut web = service("web");
         web.placement.apart = vec![name("web")];
@@ -180,7 +190,10 @@ mod tests {
         assert_eq!(place(&board, &request), Ok("b".to_owned()));
         request.planned.push(node("b"));
         assert!(place(&board, &request).is_err());
+        bind(&mut board, unit(1, 1), &web, "a", Intent::Stop);
         request.passing.push(unit(1, 1));
+        assert!(place(&board, &request).is_err(), "it is still ending");
+        request.without.push(unit(1, 1));
         assert_eq!(place(&board, &request), Ok("a".to_owned()));
     }
 
@@ -203,5 +216,44 @@ mod tests {
         assert!(place(&board, &request).is_err());
         let room = board.preemption(&request, None);
         assert_eq!(room.map(|room| room.victims), Some(vec![unit(2, 1)]));
+    }
+
+    #[test]
+    fn who_wants_to_be_beside_a_service_does_not_take_its_room() {
+        let mut board = board();
+        let mut web = service("web");
+        web.placement.with = vec![name("cache")];
+        web.priority = 10;
+        for (number, text) in [(2, "cache"), (3, "batch")] {
+            let mut spec = service(text);
+            // The cache would be the first to go.
+            spec.priority = number - 2;
+            spec.resources = Some(weft_types::Resources {
+                cpu: Millicores(2_000),
+                ..weft_types::Resources::default()
+            });
+            let id = unit(number.unsigned_abs().into(), 1);
+            bind(&mut board, id, &spec, "a", Intent::Run);
+        }
+        let request = UnitRequest::new(WorkloadId(1), &web);
+        assert!(place(&board, &request).is_err());
+        let room = board.preemption(&request, None);
+        assert_eq!(room.map(|room| room.victims), Some(vec![unit(3, 1)]));
+    }
+
+    #[test]
+    fn of_those_who_are_wanted_beside_the_one_in_the_way_goes() {
+        let mut board = board();
+        let mut web = service("web");
+        web.placement.with = vec![name("cache")];
+        web.priority = 10;
+        let mut old = service("cache");
+        old.placement.apart = vec![name("web")];
+        bind(&mut board, unit(2, 2), &old, "a", Intent::Run);
+        bind(&mut board, unit(2, 1), &service("cache"), "a", Intent::Run);
+        let request = UnitRequest::new(WorkloadId(1), &web);
+        assert!(place(&board, &request).is_err());
+        let room = board.preemption(&request, None);
+        assert_eq!(room.map(|room| room.victims), Some(vec![unit(2, 2)]));
     }
 }

@@ -48,7 +48,9 @@ impl Board {
         let offered = nodes.filter_map(|(number, (node, known))| {
             let mut offered = self.offer(request, node)?;
             offered.id = CandidateId(u32::try_from(number).unwrap_or(u32::MAX));
-            offered.on_node = neighbours.get(node).copied().unwrap_or(0);
+            if !planted!(SpreadIgnored) {
+                offered.on_node = neighbours.get(node).copied().unwrap_or(0);
+            }
             offered.in_zone = zones.get(known.candidate.zone()).copied().unwrap_or(0);
             Some(offered)
         });
@@ -184,6 +186,11 @@ pub(super) struct Offered {
 }
 
 impl Offered {
+    /// Whether a service is not there that has to be.
+    pub(super) fn lacks_company(&self) -> bool {
+        !self.candidate.lacking.is_empty()
+    }
+
     pub(super) fn room(&self) -> Room<'_> {
         Room {
             id: self.id,

@@ -7,6 +7,8 @@ use weft_types::{NodeId, UnitId};
 use crate::service::need::UnitRequest;
 use crate::service::record::Intent;
 
+use super::company::is_apart;
+use super::place::Offered;
 use super::{Board, Claim};
 
 /// Room that can be made.
@@ -67,19 +69,30 @@ impl Board {
         }
         let mut lower: Vec<_> = here()
             .filter(|(id, unit)| {
-                unit.intent == Intent::Run
-                    && unit.priority < request.priority
-                    && id.workload != request.workload
+                let is_lower = unit.priority < request.priority
+                    || (planted!(EqualsPreempted) && unit.priority == request.priority);
+                unit.intent == Intent::Run && is_lower && id.workload != request.workload
             })
             .collect();
-        // The lowest first, of equals the youngest: it has the least to lose.
-        lower.sort_by_key(|(id, unit)| (unit.priority, Reverse(unit.created_ms), *id));
+        // Those first that must go anyway, then the lowest, of equals the youngest: it has the least
+        // to lose.
+        lower.sort_by_key(|(id, unit)| {
+            let stays = !is_apart(request, unit);
+            (stays, unit.priority, Reverse(unit.created_ms), *id)
+        });
         let mut victims = Vec::new();
         for (id, _) in lower {
             away.push(id);
+            if self.lacks_company_without(request, node, &away) {
+                // It is wanted beside: it stays, others may do.
+                away.pop();
+                continue;
+            }
             victims.push(id);
             if self.fits_without(request, node, &away) {
-                self.spare(request, node, &mut away, &mut victims);
+                if !planted!(VictimsNotSpared) {
+                    self.spare(request, node, &mut away, &mut victims);
+                }
                 return Some(victims);
             }
         }
@@ -104,9 +117,23 @@ impl Board {
     }
 
     fn fits_without(&self, request: &UnitRequest, node: &NodeId, away: &[UnitId]) -> bool {
+        let offered = self.offer_without(request, node, away);
+        offered.is_some_and(|offered| offered.room().refusal(&request.need).is_none())
+    }
+
+    fn lacks_company_without(&self, request: &UnitRequest, node: &NodeId, away: &[UnitId]) -> bool {
+        let offered = self.offer_without(request, node, away);
+        offered.is_none_or(|offered| offered.lacks_company())
+    }
+
+    fn offer_without(
+        &self,
+        request: &UnitRequest,
+        node: &NodeId,
+        away: &[UnitId],
+    ) -> Option<Offered> {
         let mut request = request.clone();
         request.without.extend_from_slice(away);
         self.offer(&request, node)
-            .is_some_and(|offered| offered.room().refusal(&request.need).is_none())
     }
 }

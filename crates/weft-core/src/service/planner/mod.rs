@@ -11,6 +11,7 @@
 
 mod backoff;
 mod draft;
+mod in_place;
 mod judge;
 mod replace;
 mod scale;

@@ -61,6 +61,7 @@ impl Draft<'_> {
         };
         for _ in 0..self.allowed(missing) {
             if !self.assign(None) {
+                self.make_way();
                 break;
             }
         }
@@ -80,24 +81,20 @@ impl Draft<'_> {
         }
     }
 
-    /// How many may be missing meanwhile. When a bad revision is to be rolled back, one of several
-    /// always stays until a new one works.
+    /// How many may be missing meanwhile: none that `min` asks for. When a bad revision is to be
+    /// rolled back, one of several always stays until a new one works.
     pub(super) fn unavailable(&self) -> u32 {
         let update = self.update();
-        let most = if update.rollback && self.wanted >= 2 {
-            self.wanted - 1
-        } else {
-            self.wanted
-        };
-        update.max_unavailable.min(most)
+        let least = u32::from(update.rollback && self.wanted >= 2);
+        let least = least.max(self.replicas().min);
+        update
+            .max_unavailable
+            .min(self.wanted.saturating_sub(least))
     }
 
     /// Old units that do not answer go at once, those that do as far as enough are left.
     fn retire(&mut self, roles: &Roles) {
-        let floor = self
-            .wanted
-            .saturating_sub(self.unavailable())
-            .max(self.replicas().min.min(self.wanted));
+        let floor = self.wanted.saturating_sub(self.unavailable());
         let is_new =
             |index: &&usize| self.is_available(&self.units[**index]) || planted!(OldGoesEarly);
         let new = roles.staying.iter().filter(is_new).count();
@@ -252,7 +249,7 @@ impl Draft<'_> {
     }
 
     /// Has units of lower priority stopped, for one unit at a time: there is one claim a workload.
-    fn make_room(&mut self, request: &UnitRequest, home: Option<&NodeId>) {
+    pub(super) fn make_room(&mut self, request: &UnitRequest, home: Option<&NodeId>) {
         if self.claim.is_some() {
             return;
         }

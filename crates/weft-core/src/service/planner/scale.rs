@@ -47,6 +47,13 @@ impl Draft<'_> {
 
     fn bounded(&self, count: u32) -> u32 {
         let Replicas { min, max, .. } = self.replicas();
+        let is_by_load = self.spec().scaling.is_some();
+        if is_by_load && planted!(ScaledBeyondMax) {
+            return count.max(min);
+        }
+        if is_by_load && planted!(ScaledBelowMin) {
+            return count.min(max);
+        }
         let most = if self.goal().spec.exclusive {
             max.min(1)
         } else {
@@ -77,21 +84,22 @@ impl Draft<'_> {
             return;
         }
         self.wake_at(self.now.now_ms.saturating_add(LOOK_MS));
-        let current: Vec<Unit<'_>> = self
+        // Old units share the work while an update goes on, or is stuck.
+        let serving: Vec<Unit<'_>> = self
             .units
             .iter()
-            .filter(|unit| unit.runs() && self.is_current(unit) && unit.is_surely_ready())
+            .filter(|unit| unit.runs() && unit.is_surely_ready())
             .copied()
             .collect();
-        let asked = self.asked_for(scaling, &current);
+        let asked = self.asked_for(scaling, &serving);
         let is_settled = matches!(self.rollout.state, RolloutState::Complete { .. });
         let all_known =
-            current.len() >= self.wanted as usize && current.iter().all(|unit| unit.load.is_some());
+            serving.len() >= self.wanted as usize && serving.iter().all(|unit| unit.load.is_some());
         match asked {
             Some(count) if count < self.wanted && all_known && is_settled => {
                 self.ease(scaling, count);
             }
-            Some(count) if count > self.wanted => {
+            Some(count) if count > self.wanted && !planted!(LoadIgnored) => {
                 self.rollout.easing = None;
                 self.grow(scaling, count);
             }
@@ -119,8 +127,10 @@ impl Draft<'_> {
     /// Fewer would do: they go when that has been so for the whole cooldown, and no fewer stay
     /// than were needed in it. A pause of the load takes nothing away.
     fn ease(&mut self, scaling: &Scaling, asked: u32) {
-        let since_ms = self.rollout.easing.map(|easing| self.past(easing.since_ms));
-        let most = self.rollout.easing.map_or(0, |easing| easing.most);
+        // What was enough before people asked for fewer says nothing any more.
+        let before = self.rollout.easing.filter(|it| it.most < self.wanted);
+        let since_ms = before.map(|easing| self.past(easing.since_ms));
+        let most = before.map_or(0, |easing| easing.most);
         let easing = Easing {
             since_ms: since_ms.unwrap_or(self.now.now_ms),
             most: most.max(asked).max(1),
@@ -128,7 +138,8 @@ impl Draft<'_> {
         self.rollout.easing = Some(easing);
         let next = self.bounded(easing.most);
         let since_ms = self.last_change_ms().max(easing.since_ms);
-        if next < self.wanted && self.has_passed(since_ms, scaling.down_cooldown) {
+        let has_waited = planted!(EasedAtOnce) || self.has_passed(since_ms, scaling.down_cooldown);
+        if next < self.wanted && has_waited {
             self.rollout.easing = None;
             self.set_scaled(next);
         }
@@ -158,9 +169,9 @@ impl Draft<'_> {
     }
 
     /// As many replicas as the most demanding figure asks for; none when nothing is known.
-    fn asked_for(&self, scaling: &Scaling, current: &[Unit<'_>]) -> Option<u32> {
+    fn asked_for(&self, scaling: &Scaling, serving: &[Unit<'_>]) -> Option<u32> {
         let reserved = self.goal().spec.demand();
-        let loads: Vec<_> = current.iter().filter_map(|unit| unit.load).collect();
+        let loads: Vec<_> = serving.iter().filter_map(|unit| unit.load).collect();
         if loads.is_empty() {
             return None;
         }

@@ -77,7 +77,7 @@ impl Draft<'_> {
     }
 
     /// Whether there is a place for the unit that follows this one, where its data is.
-    fn has_successor(&mut self, index: usize) -> bool {
+    pub(super) fn has_successor(&mut self, index: usize) -> bool {
         let unit = self.units[index];
         let keeps_home =
             has_node_data(&unit.assignment.spec) && unit.health != NodeHealth::Draining;
@@ -89,10 +89,12 @@ impl Draft<'_> {
             Ok(placed) if home.is_none_or(|node| *node == placed.node) => true,
             Ok(placed) => {
                 self.wait_for_home(home, placed);
+                self.make_room(&request, home);
                 false
             }
             Err(refused) => {
                 self.wait_for_room(*refused);
+                self.make_room(&request, home);
                 false
             }
         }

@@ -3,6 +3,7 @@
 mod data;
 mod exclusive;
 mod failures;
+mod in_place;
 mod life;
 mod nodes;
 mod property;

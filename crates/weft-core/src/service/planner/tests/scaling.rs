@@ -169,3 +169,41 @@ fn scaling_replaces_nothing() {
     bench.rest();
     assert_eq!(bench.running(), [1, 2, 3, 4]);
 }
+
+#[test]
+fn old_units_count_where_an_update_is_stuck() {
+    let mut bench = scaled();
+    bench.update(|spec| {
+        // Nothing new has a place.
+        spec.resources = Some(Resources {
+            cpu: Millicores(5_000),
+            ..Resources::default()
+        });
+    });
+    bench.rest();
+    bench.pass(60_000);
+    assert_eq!(bench.revisions(), [1, 1]);
+    load(&mut bench, 9_000);
+    assert!(wanted(&mut bench) > 2, "they share the work");
+}
+
+#[test]
+fn fewer_go_although_people_lowered_the_maximum_meanwhile() {
+    let mut bench = scaled();
+    load(&mut bench, 900);
+    assert_eq!(wanted(&mut bench), 4);
+    bench.obey();
+    bench.pass(600_000);
+    // Three would do, for a while.
+    load(&mut bench, 350);
+    assert_eq!(wanted(&mut bench), 4);
+    if let Some(replicas) = &mut bench.record.spec.replicas {
+        replicas.max = 3;
+    }
+    bench.rest();
+    bench.obey();
+    load(&mut bench, 100);
+    assert_eq!(wanted(&mut bench), 3);
+    bench.pass(300_000);
+    assert_eq!(wanted(&mut bench), 1);
+}
