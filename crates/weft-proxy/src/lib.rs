@@ -43,6 +43,7 @@ mod options;
 mod peer;
 mod proxy;
 mod routes;
+mod search;
 mod table;
 mod tcp;
 mod told;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::backend::{Backend, Flight};
+use crate::backend::Flight;
 use crate::core::{Core, Opened};
 use crate::metrics::bump;
 use crate::peer::Kind;
+use crate::routes::Route;
+use crate::search::Search;
 use crate::tunnel::{either, tunnel};
 use crate::wire::Wire;
 
@@ -33,26 +34,17 @@ pub(crate) async fn serve(core: &Core, port: u16, stream: TcpStream, cut: &Cance
 
 /// Connects to a ready replica, waiting for one and passing over those that cannot be reached.
 async fn reach(core: &Core, port: u16) -> Option<(Flight, Opened)> {
-    let deadline = Instant::now() + core.limits.ready_wait;
-    let mut changed = core.changed.subscribe();
-    let mut tried: Vec<Arc<Backend>> = Vec::new();
-    while tried.len() < core.limits.attempts {
-        changed.mark_unchanged();
-        let route = core.routes.load().ports.get(&port).map(Arc::clone);
-        let Some(backend) = route.and_then(|route| route.for_connection(&tried)) else {
-            match timeout_at(deadline, changed.changed()).await {
-                Ok(Ok(())) => continue,
-                _ => return None,
-            }
+    let mut search = Search::new(core, port, Route::for_connection);
+    for _ in 0..core.limits.attempts {
+        let flight = search.next().await?;
+        let error = match core.open(&flight, Kind::Tcp).await {
+            Ok(opened) => return Some((flight, opened)),
+            Err(error) => error,
         };
-        if let Ok(flight) = backend.begin() {
-            match core.open(&flight, Kind::Tcp).await {
-                Ok(opened) => return Some((flight, opened)),
-                Err(error) => tracing::debug!(unit = %backend.key.unit, %error, "not reached"),
-            }
-        }
+        let backend = Arc::clone(&flight.backend);
+        tracing::debug!(unit = %backend.key.unit, %error, "not reached");
         bump(&core.metrics.retries);
-        tried.push(backend);
+        search.failed(backend);
     }
     None
 }

@@ -15,6 +15,14 @@ async fn proxy() -> Proxy {
     Proxy::start(options()).await.unwrap()
 }
 
+async fn limited(limits: Limits) -> Proxy {
+    let options = Options {
+        limits,
+        ..options()
+    };
+    Proxy::start(options).await.unwrap()
+}
+
 fn options() -> Options {
     Options {
         listen: Some([127, 0, 0, 1].into()),
@@ -181,7 +189,11 @@ async fn without_a_ready_replica_a_request_waits_and_is_then_told_so() {
 
 #[tokio::test]
 async fn a_request_waits_for_a_replica_that_becomes_ready() {
-    let (proxy, port) = (proxy().await, free_port());
+    let limits = Limits {
+        ready_wait: DEADLINE,
+        ..Limits::default()
+    };
+    let (proxy, port) = (limited(limits).await, free_port());
     proxy.set_table(table(port, Protocol::Http, &[here(1)]));
     let replica = Replica::http(1).await;
     let asked = tokio::spawn(get(port));
@@ -229,18 +241,11 @@ async fn a_slow_client_blocks_nobody() {
 async fn heads_and_pauses_are_bounded() {
     let one = Replica::http(1).await;
     let limits = Limits {
-        head: Duration::from_millis(100),
         body_pause: Duration::from_millis(100),
         answer: Duration::from_millis(300),
         ..Limits::default()
     };
-    let proxy = Proxy::start(Options {
-        limits,
-        ..options()
-    })
-    .await
-    .unwrap();
-    let port = free_port();
+    let (proxy, port) = (limited(limits).await, free_port());
     proxy.set_local(unit(1), ready(one.address));
     proxy.set_table(table(port, Protocol::Http, &[here(1)]));
     let mut client = Client::connect(port).await;
@@ -252,19 +257,29 @@ async fn heads_and_pauses_are_bounded() {
     let mut client = Client::connect(port).await;
     let paused = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhal";
     assert!(client.send(paused).await.unwrap().first.contains("408"));
-    let mut client = Client::connect(port).await;
-    client.stream.write_all(b"GET / HT").await.unwrap();
-    let mut rest = Vec::new();
-    let closed = tokio::time::timeout(DEADLINE, client.stream.read_to_end(&mut rest));
-    closed.await.unwrap().unwrap();
     let slow = Replica::http_after(1, Duration::from_secs(60)).await;
     proxy.set_local(unit(1), ready(slow.address));
     assert!(get(port).await.first.contains("504"));
 }
 
 #[tokio::test]
+async fn half_a_head_is_not_waited_for() {
+    let limits = Limits {
+        head: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let (proxy, port) = (limited(limits).await, free_port());
+    proxy.set_table(table(port, Protocol::Http, &[here(1)]));
+    let mut client = Client::connect(port).await;
+    client.stream.write_all(b"GET / HT").await.unwrap();
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(DEADLINE, client.stream.read_to_end(&mut rest));
+    closed.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_port_that_leaves_the_table_ends_after_the_request_that_runs() {
-    let one = Replica::http_after(1, Duration::from_millis(200)).await;
+    let one = Replica::http_after(1, Duration::from_secs(2)).await;
     let (proxy, port) = serving(&[&one]).await;
     let mut client = Client::connect(port).await;
     let running = tokio::spawn(async move { client.get("/").await });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use weft_proxy::{Error, Limits, Options, Proxy};
 use weft_types::Protocol;
 
@@ -81,6 +81,35 @@ async fn a_replica_that_refuses_is_passed_over() {
 }
 
 #[tokio::test]
+async fn a_replica_that_does_not_listen_yet_is_tried_again() {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(loopback(0)).unwrap();
+    let limits = Limits {
+        ready_wait: DEADLINE,
+        ..Limits::default()
+    };
+    let proxy = Proxy::start(Options {
+        limits,
+        ..options()
+    });
+    let (proxy, port) = (proxy.await.unwrap(), free_port());
+    proxy.set_local(unit(1), ready(socket.local_addr().unwrap()));
+    proxy.set_table(table(port, Protocol::Tcp, &[here(1)]));
+    let client = tokio::spawn(async move { converse(connect(port).await, "a").await });
+    until("it was refused", || proxy.metrics().retries > 0).await;
+    let listener = socket.listen(1).unwrap();
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await.unwrap();
+    stream.write_all(b"late").await.unwrap();
+    drop(stream);
+    assert_eq!(
+        (said.as_str(), client.await.unwrap().unwrap().as_str()),
+        ("a", "late")
+    );
+}
+
+#[tokio::test]
 async fn connections_go_where_the_fewest_are_and_a_drain_waits_for_them() {
     let (one, two) = (Replica::echo(1).await, Replica::echo(2).await);
     let (proxy, port) = serving(options(), &[&one, &two]).await;
@@ -148,8 +177,9 @@ async fn a_broken_connection_does_not_look_like_one_that_ended() {
 
 #[tokio::test]
 async fn a_port_of_another_process_is_told_and_taken_when_it_is_free() {
-    let foreign = std::net::TcpListener::bind(loopback(0)).unwrap();
-    let port = foreign.local_addr().unwrap().port();
+    // Held also once the foreign listener is gone, so that nobody else is given it.
+    let port = free_port();
+    let foreign = std::net::TcpListener::bind(loopback(port)).unwrap();
     let replica = Replica::echo(1).await;
     let proxy = Proxy::start(options()).await.unwrap();
     let mut errors = proxy.errors();

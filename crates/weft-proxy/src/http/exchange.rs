@@ -9,24 +9,19 @@ use hyper::http::request;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Failure, unfit, unserved};
 use super::body::{AnswerBody, Source};
 use super::head;
 use super::send::{Answer, send};
-use crate::backend::{Backend, Flight};
 use crate::core::Core;
 use crate::metrics::bump;
 use crate::routes::Route;
+use crate::search::Search;
 use crate::tunnel::{carry, either};
 
-/// When all replicas have failed, the wait before they are tried again: first and longest. A
-/// change of the table or of a unit ends it.
-const FIRST_RETRY: Duration = Duration::from_millis(20);
-const LAST_RETRY: Duration = Duration::from_millis(250);
 /// How long both sides may take to switch protocols once the replica has agreed.
 const SWITCH: Duration = Duration::from_secs(10);
 
@@ -79,7 +74,7 @@ impl Client {
         parts: &request::Parts,
         source: &Source,
     ) -> Result<Answer, Option<Failure>> {
-        let mut search = Search::new(&self.core, self.port);
+        let mut search = Search::new(&self.core, self.port, Route::for_request);
         let mut last = None;
         for _ in 0..self.core.limits.attempts {
             let Some(flight) = search.next().await else {
@@ -101,68 +96,10 @@ impl Client {
             tracing::debug!(unit = %backend.key.unit, ?failure, "a request is tried elsewhere");
             bump(&self.core.metrics.retries);
             backend.avoid();
-            search.tried.push(backend);
+            search.failed(backend);
             last = Some(failure);
         }
         Err(last)
-    }
-}
-
-/// Replicas of a port, one after the other.
-struct Search<'a> {
-    core: &'a Core,
-    port: u16,
-    /// Those that failed in this round.
-    tried: Vec<Arc<Backend>>,
-    deadline: Instant,
-    wait: Duration,
-    changed: Option<watch::Receiver<()>>,
-}
-
-impl<'a> Search<'a> {
-    fn new(core: &'a Core, port: u16) -> Self {
-        Self {
-            core,
-            port,
-            tried: Vec::new(),
-            deadline: Instant::now() + core.limits.ready_wait,
-            wait: FIRST_RETRY,
-            changed: None,
-        }
-    }
-
-    /// The next replica to try, waiting for one within the bound.
-    async fn next(&mut self) -> Option<Flight> {
-        loop {
-            if let Some(flight) = self.draw() {
-                return Some(flight);
-            }
-            // Subscribed before it is looked once more, so that no change is missed.
-            let Some(changed) = &mut self.changed else {
-                self.changed = Some(self.core.changed.subscribe());
-                continue;
-            };
-            let now = Instant::now();
-            if now >= self.deadline {
-                return None;
-            }
-            let mut until = self.deadline;
-            if !self.tried.is_empty() {
-                self.tried.clear();
-                until = until.min(now + self.wait);
-                self.wait = (self.wait * 2).min(LAST_RETRY);
-            }
-            let _ = tokio::time::timeout_at(until, changed.changed()).await;
-        }
-    }
-
-    fn draw(&self) -> Option<Flight> {
-        let routes = self.core.routes.load();
-        let route: &Route = routes.ports.get(&self.port)?;
-        // Between drawing and beginning a replica may begin to drain: then another is drawn.
-        std::iter::from_fn(|| route.for_request(&self.tried))
-            .take(self.core.limits.attempts)
-            .find_map(|backend| backend.begin().ok())
     }
 }
 

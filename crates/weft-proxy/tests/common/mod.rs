@@ -2,11 +2,12 @@
 #![allow(dead_code)]
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,7 +19,7 @@ use weft_types::{NodeId, Protocol, Timestamp, UnitId, WorkloadId};
 pub const TARGET: u16 = 8080;
 pub const WORKLOAD: WorkloadId = WorkloadId(7);
 const DAY: Duration = Duration::from_secs(86_400);
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 pub fn unit(number: u32) -> UnitId {
     UnitId {
@@ -31,13 +32,18 @@ pub fn node(name: &str) -> NodeId {
     name.parse().unwrap()
 }
 
-/// A port that nobody listens on now.
+/// A port for proxies, which nobody listens on. A socket that shares it, as proxies do, holds it
+/// until the test's process ends: otherwise the system gives it to the next replica.
 pub fn free_port() -> u16 {
-    StdListener::bind("[::]:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    let socket = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.set_only_v6(false).unwrap();
+    let any: SocketAddr = ([0u16; 8], 0).into();
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    std::mem::forget(socket);
+    address.port()
 }
 
 pub fn loopback(port: u16) -> SocketAddr {
