@@ -12,6 +12,9 @@ const MOUNT: &str = "/sys/fs/cgroup";
 /// The group above all units'.
 const ABOVE: &str = "weft-compose";
 const PERIOD_US: u64 = 100_000;
+/// How often a group is tried to be made: the one above goes with its last unit, which may be just
+/// then.
+const ATTEMPTS: u32 = 10;
 /// The least that the kernel accepts.
 const MIN_QUOTA_US: u64 = 1_000;
 
@@ -67,6 +70,16 @@ impl Groups {
 
     /// Makes the group of a unit with its limits, or gives it these.
     pub(crate) fn apply(&self, id: UnitId, limits: Limits) -> io::Result<()> {
+        for _ in 1..ATTEMPTS {
+            match self.try_apply(id, limits) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => return other,
+            }
+        }
+        self.try_apply(id, limits)
+    }
+
+    fn try_apply(&self, id: UnitId, limits: Limits) -> io::Result<()> {
         let quota = (limits.cpu * PERIOD_US / 1_000).max(MIN_QUOTA_US);
         if self.unified {
             return self.apply_unified(id, limits.memory, quota);

@@ -157,13 +157,11 @@ mod tests {
         let pid = dir.path().join("pid");
         let script = format!("sleep 300 & echo $! > {}; wait", pid.display());
         let begun = Instant::now();
-        let error = run(sh(&script), Duration::from_millis(500))
-            .await
-            .unwrap_err();
+        let error = run(sh(&script), Duration::from_secs(3)).await.unwrap_err();
         assert!(matches!(error, ChildError::TimedOut(..)), "{error}");
-        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert!(begun.elapsed() < Duration::from_secs(60));
         let grandchild = std::fs::read_to_string(pid).unwrap();
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(60);
         let stat = format!("/proc/{}/stat", grandchild.trim());
         let runs = || std::fs::read_to_string(&stat).is_ok_and(|s| !s.contains(") Z "));
         while runs() {

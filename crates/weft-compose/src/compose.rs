@@ -9,10 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
+use weft_engine::Pulled;
 use weft_types::{NodeId, Reason, RuntimeKind, UnitId};
 use weft_unit::{
     CleanPolicy, Cleaned, Error, ExecSession, ExecWanted, LogStream, LogsWanted, Missing, Observed,
-    Owned, Probe, Progress, Step, Unit, UnitRuntime, Usage,
+    Owned, Probe, Progress, Sizes, Step, Unit, UnitRuntime, Usage,
 };
 
 use crate::cgroup::Groups;
@@ -64,6 +65,8 @@ pub struct Compose {
     pub(crate) vetted: Mutex<BTreeMap<UnitId, (u64, [u8; 32])>>,
     /// Units whose limits were put on their group since this process began.
     pub(crate) bounded: Mutex<BTreeSet<UnitId>>,
+    pub(crate) sizes: Sizes,
+    pub(crate) pulled: Pulled,
 }
 
 impl Compose {
@@ -88,6 +91,8 @@ impl Compose {
             cli: OnceCell::new(),
             vetted: Mutex::default(),
             bounded: Mutex::default(),
+            sizes: Sizes::default(),
+            pulled: Pulled::new(data_dir.join("images.json")),
             options,
         })
     }
@@ -176,7 +181,12 @@ impl UnitRuntime for Compose {
     }
 
     async fn stats(&self, id: UnitId) -> Result<Usage, Error> {
-        crate::stats::sum(&self.engine, id).await
+        crate::stats::sum(&self.engine, &self.sizes, id).await
+    }
+
+    async fn set_paused(&self, id: UnitId, is_paused: bool) -> Result<(), Error> {
+        let _lock = self.lock(Step::Run, id).await?;
+        self.hold(id, is_paused).await
     }
 
     async fn stop(&self, id: UnitId, grace: Duration) -> Result<(), Error> {
@@ -198,7 +208,7 @@ impl UnitRuntime for Compose {
     }
 
     async fn clean(&self, policy: CleanPolicy) -> Result<Cleaned, Error> {
-        crate::remove::clean_sources(&self.state, policy).map_err(storage(Step::Remove))
+        self.clean_all(policy).await
     }
 }
 

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bollard::models::{ContainerInspectResponse, ContainerSummary, SystemInfoCgroupDriverEnum};
+use bollard::models::{
+    ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum,
+    SystemInfoCgroupDriverEnum,
+};
 use bollard::query_parameters::{
     InspectContainerOptions, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
     ListNetworksOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
@@ -41,7 +44,9 @@ pub(crate) struct Part {
     pub(crate) id: String,
     pub(crate) service: String,
     pub(crate) number: u32,
-    /// Bytes that it has written, when that was asked for.
+    pub(crate) is_running: bool,
+    pub(crate) is_paused: bool,
+    /// Bytes that its own layer takes, when that was asked for.
     pub(crate) written: u64,
 }
 
@@ -198,6 +203,21 @@ impl Engine {
         gone_is_fine(docker.remove_container(id, Some(options)).await, step)
     }
 
+    /// Has a container stand still, or go on.
+    pub(crate) async fn set_paused(
+        &self,
+        step: Step,
+        id: &str,
+        is_paused: bool,
+    ) -> Result<(), Error> {
+        let docker = self.docker(step).await?;
+        let done = match is_paused {
+            true => docker.pause_container(id).await,
+            false => docker.unpause_container(id).await,
+        };
+        done.map_err(|error| failed(step, &error))
+    }
+
     /// Asks a container to end and has it killed when it has not after `grace`.
     pub(crate) async fn stop(&self, step: Step, id: &str, grace: Duration) -> Result<(), Error> {
         let seconds = grace.as_secs_f64().ceil() as i32;
@@ -310,6 +330,8 @@ fn part(container: ContainerSummary) -> Option<Part> {
             .get(NUMBER)
             .and_then(|text| text.parse().ok())
             .unwrap_or(1),
+        is_running: container.state == Some(ContainerSummaryStateEnum::RUNNING),
+        is_paused: container.state == Some(ContainerSummaryStateEnum::PAUSED),
         written: container
             .size_rw
             .and_then(|bytes| bytes.try_into().ok())

@@ -60,7 +60,10 @@ async fn listen(engine: Arc<Engine>, count: watch::Sender<u64>) {
         if let Ok(docker) = engine.docker(Step::Run).await {
             let mut filter = engine.filter(None);
             filter.insert("type".to_owned(), vec!["container".to_owned()]);
-            let options = EventsOptionsBuilder::new().filters(&filter).build();
+            let options = EventsOptionsBuilder::new()
+                .since(&weft_engine::events_since())
+                .filters(&filter)
+                .build();
             let mut events = Box::pin(docker.events(Some(options)));
             // What happened while nobody listened is not told.
             count.send_modify(|count| *count += 1);

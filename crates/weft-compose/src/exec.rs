@@ -21,7 +21,7 @@ const WAITING: usize = 64;
 const NOT_FOUND: i32 = 127;
 const NOT_RUNNABLE: i32 = 126;
 /// How long the engine may take to note the end of a command.
-const END_LOOKS: u32 = 100;
+const END_LOOKS: u32 = 500;
 const END_INTERVAL: Duration = Duration::from_millis(20);
 
 struct Running {
@@ -236,14 +236,26 @@ impl Running {
         Err(Error::new(Step::Run, Reason::RuntimeError, detail))
     }
 
+    /// The number of the command's process, unless it has ended.
+    async fn pid(&self) -> Option<Pid> {
+        for _ in 0..END_LOOKS {
+            let seen = self.docker.inspect_exec(&self.exec).await.ok()?;
+            match (seen.running, seen.pid, seen.exit_code) {
+                (Some(true), Some(pid @ 1..), _) => {
+                    return Pid::from_raw(i32::try_from(pid).ok()?);
+                }
+                (Some(false), _, Some(_)) => return None,
+                // It may print before the engine has its number.
+                _ => tokio::time::sleep(END_INTERVAL).await,
+            }
+        }
+        None
+    }
+
     /// The engine has no call for this: the process is killed by its id on this machine, if it is
     /// still the container's.
     async fn kill(&self) {
-        let Ok(seen) = self.docker.inspect_exec(&self.exec).await else {
-            return;
-        };
-        let pid = seen.pid.filter(|_| seen.running == Some(true));
-        let Some(pid) = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) else {
+        let Some(pid) = self.pid().await else {
             return;
         };
         let group = std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero()));

@@ -26,6 +26,7 @@
 
 mod cgroup;
 mod child;
+mod clean;
 mod cli;
 mod compose;
 mod engine;

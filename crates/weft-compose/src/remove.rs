@@ -1,18 +1,16 @@
-//! Stopping, removing, finding and cleaning.
+//! Stopping, removing and finding.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use weft_types::UnitId;
-use weft_unit::{CleanPolicy, Cleaned, Error, Owned, Step, labels};
+use weft_types::{Reason, UnitId};
+use weft_unit::{Error, Owned, Step, labels};
 
+use crate::clean::remove_source;
 use crate::compose::{Compose, storage};
 use crate::engine::Part;
-use crate::git::size_of;
 use crate::over::{SLOT, slot_label};
-use crate::state::{State, remove_tree};
+use crate::state::remove_tree;
 
 /// How often what appears while it is removed is removed again: a call that was killed may still be
 /// under way in the engine.
@@ -20,8 +18,6 @@ const ROUNDS: u32 = 3;
 /// How long the kernel may take to let go of a group.
 const GROUP_TIMEOUT: Duration = Duration::from_secs(5);
 const GROUP_INTERVAL: Duration = Duration::from_millis(20);
-/// What a fetch that was killed has left is older than any fetch lasts.
-const ABANDONED: Duration = Duration::from_secs(3_600);
 
 impl Compose {
     /// Ends all parts, those first that others do not depend on, within `grace`.
@@ -40,11 +36,34 @@ impl Compose {
             by_stage.entry(stage).or_default().push(part);
         }
         for (_, parts) in by_stage.into_iter().rev() {
+            // What stands still hears no signal, and Podman sends it none.
+            for part in parts.iter().filter(|part| part.is_paused) {
+                self.engine.set_paused(Step::Stop, &part.id, false).await?;
+            }
             let left = end.saturating_duration_since(Instant::now());
             let stops = parts
                 .iter()
                 .map(|part| self.engine.stop(Step::Stop, &part.id, left));
             futures::future::try_join_all(stops).await?;
+        }
+        Ok(())
+    }
+
+    /// Has every container of a unit that runs stand still, or go on.
+    pub(crate) async fn hold(&self, id: UnitId, is_paused: bool) -> Result<(), Error> {
+        let parts = self.engine.parts(Step::Run, id, false).await?;
+        if !parts.iter().any(|part| part.is_running || part.is_paused) {
+            let detail = format!("nothing of {id} runs");
+            return Err(Error::new(Step::Run, Reason::RuntimeError, detail));
+        }
+        let changes = |part: &&Part| match is_paused {
+            true => part.is_running,
+            false => part.is_paused,
+        };
+        for part in parts.iter().filter(changes) {
+            self.engine
+                .set_paused(Step::Run, &part.id, is_paused)
+                .await?;
         }
         Ok(())
     }
@@ -81,6 +100,7 @@ impl Compose {
         .map_err(storage(step))?;
         self.vetted.lock().remove(&id);
         self.bounded.lock().remove(&id);
+        self.sizes.forget(id);
         let record = self.state.record(id).map_err(storage(step))?;
         remove_tree(&dir).map_err(storage(step))?;
         match record {
@@ -152,109 +172,4 @@ impl Compose {
             .map(|(unit, revision)| Owned { unit, revision });
         Ok(owned.collect())
     }
-}
-
-/// A checkout that no unit refers to.
-struct Unused {
-    path: PathBuf,
-    since: SystemTime,
-}
-
-/// Removes checkouts that no unit refers to: those that are old, and with little room on the disk
-/// the others too, the oldest first.
-pub(crate) fn clean_sources(state: &State, policy: CleanPolicy) -> io::Result<Cleaned> {
-    let now = SystemTime::now();
-    let mut cleaned = Cleaned::default();
-    for source in unused(state)? {
-        let age = now.duration_since(source.since).unwrap_or_default();
-        if age < policy.unused_for && free_bytes(&state.sources())? >= policy.min_free_bytes {
-            continue;
-        }
-        cleaned.bytes += size_of(&source.path);
-        cleaned.items += 1;
-        remove_tree(&source.path)?;
-        if let Some(repository) = source.path.parent() {
-            remove_if_empty(repository);
-        }
-    }
-    Ok(cleaned)
-}
-
-/// A repository's directory stays as long as a checkout is in it.
-fn remove_if_empty(repository: &Path) {
-    let _ = std::fs::remove_dir(repository);
-}
-
-/// Removes the checkouts of the repository that a unit's root was in, but for those that other units
-/// have. One that comes just now finds its own gone and fetches it again.
-fn remove_source(state: &State, root: &Path) -> io::Result<()> {
-    let sources = state.sources();
-    let repository = root.parent().and_then(Path::parent);
-    let Some(repository) = repository.filter(|it| it.parent() == Some(sources.as_path())) else {
-        return Ok(());
-    };
-    let used = used(state)?;
-    for entry in entries(repository)? {
-        let path = entry?.path();
-        if is_whole(&path) && !used.contains(&path) {
-            remove_tree(&path)?;
-        }
-    }
-    remove_if_empty(repository);
-    Ok(())
-}
-
-/// What is in a directory; nothing when there is none.
-fn entries(dir: &Path) -> io::Result<impl Iterator<Item = io::Result<std::fs::DirEntry>>> {
-    match std::fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        other => other.map(Some),
-    }
-    .map(|entries| entries.into_iter().flatten())
-}
-
-/// Whether a checkout was fetched to its end.
-fn is_whole(checkout: &Path) -> bool {
-    checkout.join("facts.json").exists()
-}
-
-/// Checkouts that units refer to.
-fn used(state: &State) -> io::Result<BTreeSet<PathBuf>> {
-    let mut used = BTreeSet::new();
-    for unit in state.units()? {
-        let root = state.record(unit)?.map(|record| record.root);
-        used.extend(root.and_then(|root| root.parent().map(Path::to_owned)));
-    }
-    Ok(used)
-}
-
-/// The oldest first.
-fn unused(state: &State) -> io::Result<Vec<Unused>> {
-    let used = used(state)?;
-    let mut unused = Vec::new();
-    for repository in std::fs::read_dir(state.sources())? {
-        for entry in entries(&repository?.path())? {
-            let path = entry?.path();
-            let since = last_used(&path);
-            let is_young = since.elapsed().is_ok_and(|age| age < ABANDONED);
-            if !used.contains(&path) && (is_whole(&path) || !is_young) {
-                unused.push(Unused { path, since });
-            }
-        }
-    }
-    unused.sort_by_key(|source| source.since);
-    Ok(unused)
-}
-
-fn last_used(checkout: &Path) -> SystemTime {
-    let marks = [checkout.join("used"), checkout.to_owned()];
-    let times = marks
-        .iter()
-        .filter_map(|path| path.metadata().ok()?.modified().ok());
-    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-fn free_bytes(path: &Path) -> io::Result<u64> {
-    let fs = rustix::fs::statvfs(path)?;
-    Ok(fs.f_bavail.saturating_mul(fs.f_frsize))
 }

@@ -7,6 +7,7 @@
 //!  <data>/slots/<workload>/<n>              who holds the volumes of slot n, or held them last
 //!  <data>/sources/<repository>/<commit>/    checkouts
 //!  <data>/locks/<unit>                      taken by whoever changes the unit
+//!  <data>/images.json                       which images were pulled, and when each was used last
 //! ```
 
 use std::fs::{self, File};

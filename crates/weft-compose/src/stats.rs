@@ -6,13 +6,13 @@ use bollard::models::ContainerStatsResponse;
 use bollard::query_parameters::StatsOptionsBuilder;
 use futures::StreamExt;
 use weft_types::{Reason, UnitId};
-use weft_unit::{Error, Step, Usage};
+use weft_unit::{Error, Sizes, Step, Usage};
 
-use crate::engine::{Engine, failed, is_gone};
+use crate::engine::{Engine, Part, failed, is_gone};
 
-/// Sums the figures of all containers that run.
-pub(crate) async fn sum(engine: &Arc<Engine>, id: UnitId) -> Result<Usage, Error> {
-    let parts = engine.parts(Step::Run, id, true).await?;
+/// Sums the figures of all containers that run, and what all have written to their layers.
+pub(crate) async fn sum(engine: &Arc<Engine>, sizes: &Sizes, id: UnitId) -> Result<Usage, Error> {
+    let parts = engine.parts(Step::Run, id, false).await?;
     let docker = engine.docker(Step::Run).await?;
     let mut total = Usage::default();
     for part in &parts {
@@ -20,7 +20,6 @@ pub(crate) async fn sum(engine: &Arc<Engine>, id: UnitId) -> Result<Usage, Error
             .stream(false)
             .one_shot(true)
             .build();
-        total.disk_bytes += part.written;
         match docker.stats(&part.id, Some(options)).next().await {
             Some(Ok(stats)) => add(&mut total, &stats),
             Some(Err(error)) if !is_gone(&error) => return Err(failed(Step::Run, &error)),
@@ -31,7 +30,23 @@ pub(crate) async fn sum(engine: &Arc<Engine>, id: UnitId) -> Result<Usage, Error
         let detail = format!("nothing of {id} runs");
         return Err(Error::new(Step::Run, Reason::RuntimeError, detail));
     }
+    total.disk_bytes = sizes.of(id, &name(&parts), written(engine, id)).await;
     Ok(total)
+}
+
+/// What tells these containers from those that take their places.
+fn name(parts: &[Part]) -> String {
+    let ids: Vec<_> = parts.iter().map(|part| part.id.as_str()).collect();
+    ids.join(" ")
+}
+
+/// What a unit's containers have written. The engine looks at all their files for that.
+fn written(engine: &Arc<Engine>, id: UnitId) -> impl Future<Output = Option<u64>> + use<> {
+    let engine = Arc::clone(engine);
+    async move {
+        let parts = engine.parts(Step::Run, id, true).await.ok()?;
+        Some(parts.iter().map(|part| part.written).sum())
+    }
 }
 
 fn add(total: &mut Usage, stats: &ContainerStatsResponse) {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use weft_types::{ContainerSpec, NodeId, Reason, RuntimeKind, UnitId};
 use weft_unit::{
     CleanPolicy, Cleaned, Error, ExecSession, ExecWanted, LogStream, LogsWanted, Missing, Observed,
-    Owned, Probe, Progress, Step, Unit, UnitRuntime, UnitWork, Usage, labels,
+    Owned, Probe, Progress, Sizes, Step, Unit, UnitRuntime, UnitWork, Usage, labels,
 };
 use weft_volumes::{HostPaths, Mounted, Volumes};
 
@@ -18,7 +18,6 @@ use crate::connection::{Connected, Connection, Flavour};
 use crate::error::{volume, without_secrets};
 use crate::events::Events;
 use crate::pulled::Pulled;
-use crate::stats::Sizes;
 use crate::{exec, image, logs, look, observe, request, stats};
 
 /// Where engines keep what they run, and how they are told what to do: whoever has these has the
@@ -245,6 +244,11 @@ impl UnitRuntime for Engine {
         let docker = self.reach(Step::Run).await?.docker;
         let container = self.inner.running(&docker, id).await?;
         stats::usage(&docker, &self.inner.sizes, id, &container).await
+    }
+
+    async fn set_paused(&self, id: UnitId, is_paused: bool) -> Result<(), Error> {
+        let docker = self.reach(Step::Run).await?.docker;
+        self.inner.set_paused(&docker, id, is_paused).await
     }
 
     async fn stop(&self, id: UnitId, grace: Duration) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures::StreamExt;
@@ -48,7 +48,10 @@ async fn follow(connection: Arc<Connection>, node: NodeId, changed: Arc<Notify>)
         if let Ok(there) = connection.get().await {
             let mark = format!("{}={node}", labels::NODE);
             let filters = HashMap::from([("type", vec!["container"]), ("label", vec![&mark])]);
-            let options = EventsOptionsBuilder::new().filters(&filters).build();
+            let options = EventsOptionsBuilder::new()
+                .since(&events_since())
+                .filters(&filters)
+                .build();
             let mut events = std::pin::pin!(there.docker.events(Some(options)));
             // What happened while nobody listened is found by looking.
             changed.notify_one();
@@ -65,4 +68,13 @@ async fn follow(connection: Arc<Connection>, node: NodeId, changed: Arc<Notify>)
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LONGEST_WAIT);
     }
+}
+
+/// From when on a stream of events tells, as engines take times: a second ago. The stream asks the
+/// engine only when it is first read; what changes between the look that it is announced with and
+/// that is told as well.
+pub fn events_since() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = now.map_or(0, |now| now.as_secs());
+    seconds.saturating_sub(1).to_string()
 }

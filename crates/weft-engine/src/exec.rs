@@ -153,9 +153,18 @@ impl Command {
 
     /// Ends the command, which engines have no request for.
     async fn kill(&self) {
-        let pid = match self.docker.inspect_exec(&self.id).await {
-            Ok(found) if found.running == Some(true) => found.pid.unwrap_or(0),
-            _ => return,
+        let end = Instant::now() + EXIT;
+        let pid = loop {
+            let Ok(found) = self.docker.inspect_exec(&self.id).await else {
+                return;
+            };
+            match (found.running, found.pid, found.exit_code) {
+                (Some(true), Some(pid @ 1..), _) => break pid,
+                (Some(false), _, Some(_)) => return,
+                // It may print before the engine has its number.
+                _ if Instant::now() < end => tokio::time::sleep(LOOK_INTERVAL).await,
+                _ => break 0,
+            }
         };
         if let Err(error) = kill_in(pid, &self.container) {
             tracing::debug!(%error, pid, "a command inside a container runs on");

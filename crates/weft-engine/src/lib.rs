@@ -30,7 +30,7 @@
 //!
 //! The disk limit is enforced where the engine's storage driver can do it (`btrfs`, `zfs`, overlay
 //! on xfs with project quotas), which the probe tells as the capability `disk-quota`. Elsewhere
-//! [`weft_unit::Usage::disk_bytes`] is measured, and whoever asked for it compares.
+//! [`weft_unit::Usage::disk_bytes`] is measured now and then, and whoever asked for it compares.
 //!
 //! Environment variables from secrets are part of what the engine keeps of a container, in its own
 //! directory and for whoever may use its socket. They are in no log and no error of ours.
@@ -57,3 +57,5 @@ mod stats;
 pub use connection::Flavour;
 pub use engine::{Engine, Options};
 pub use error::Error;
+pub use events::events_since;
+pub use pulled::Pulled;

@@ -190,6 +190,25 @@ impl Inner {
         }
     }
 
+    pub async fn set_paused(
+        &self,
+        docker: &Docker,
+        id: UnitId,
+        is_paused: bool,
+    ) -> Result<(), Error> {
+        let found = self.ours(docker, id, Step::Run).await?;
+        let found = found.ok_or_else(|| missing(id))?;
+        if (observe::status(&found) == Some(ContainerStateStatusEnum::PAUSED)) == is_paused {
+            return Ok(());
+        }
+        let container = id_of(&found);
+        let done = match is_paused {
+            true => docker.pause_container(&container).await,
+            false => docker.unpause_container(&container).await,
+        };
+        done.map_err(|error| failed(Step::Run, &error))
+    }
+
     pub async fn stop(&self, docker: &Docker, id: UnitId, grace: Duration) -> Result<(), Error> {
         let Some(found) = self.ours(docker, id, Step::Stop).await? else {
             return Ok(());

@@ -15,6 +15,10 @@ use weft_unit::{CleanPolicy, Cleaned, Error, Step};
 
 use crate::error::{failed, status};
 use crate::image::find;
+use crate::reference::Reference;
+
+/// What is not there after this long is not being pulled any more.
+const LONGEST_PULL: Duration = Duration::from_secs(3_600);
 
 #[derive(Default, Serialize, Deserialize)]
 struct State {
@@ -24,10 +28,15 @@ struct State {
     images: BTreeMap<String, u64>,
 }
 
-/// The file that remembers them. Several processes may share it.
+/// The file that remembers which images were pulled for us, and when each was used last. Several
+/// processes may share it; backends that share an engine have one each.
 #[derive(Clone, Debug)]
-pub(crate) struct Pulled {
+pub struct Pulled {
     path: PathBuf,
+}
+
+fn known_as(image: &str) -> String {
+    Reference::parse(image).canonical()
 }
 
 fn now_ms() -> u64 {
@@ -37,13 +46,17 @@ fn now_ms() -> u64 {
 }
 
 impl Pulled {
+    /// The file, which need not be there yet; its directory must.
     pub fn new(path: PathBuf) -> Self {
         Self { path }
     }
 
     /// Notes that an image is about to be pulled.
+    ///
+    /// # Errors
+    /// `storage-error`, here as below.
     pub async fn add(&self, image: &str) -> Result<(), Error> {
-        let image = image.to_owned();
+        let image = known_as(image);
         self.change(move |state| {
             state.images.insert(image, now_ms());
         })
@@ -52,8 +65,11 @@ impl Pulled {
     }
 
     /// Notes that an image is used, if we pulled it.
+    ///
+    /// # Errors
+    /// As in [`Pulled::add`].
     pub async fn touch(&self, image: &str) -> Result<(), Error> {
-        let image = image.to_owned();
+        let image = known_as(image);
         self.change(move |state| {
             if let Some(used_ms) = state.images.get_mut(&image) {
                 *used_ms = now_ms();
@@ -64,8 +80,11 @@ impl Pulled {
     }
 
     /// Forgets an image.
+    ///
+    /// # Errors
+    /// As in [`Pulled::add`].
     pub async fn remove(&self, image: &str) -> Result<(), Error> {
-        let image = image.to_owned();
+        let image = known_as(image);
         self.change(move |state| {
             state.images.remove(&image);
         })
@@ -94,7 +113,11 @@ impl Pulled {
             .map_err(|error| failed(format!("{at}: {error}")))
     }
 
-    /// Removes images that nobody uses: those unused for long, and under pressure the oldest.
+    /// Removes images that no container has: those unused for long, and the oldest when the disk
+    /// of `root_dir`, where the engine keeps them, has little room. What others named as well stays.
+    ///
+    /// # Errors
+    /// When the engine does not answer, else as in [`Pulled::add`].
     pub async fn clean(
         &self,
         docker: &Docker,
@@ -104,14 +127,21 @@ impl Pulled {
         let used = used_images(docker).await?;
         let mut cleaned = Cleaned::default();
         for (image, used_ms) in self.oldest_first().await? {
+            let age = Duration::from_millis(now_ms().saturating_sub(used_ms));
             let Some(found) = find(docker, &image).await? else {
-                self.remove(&image).await?;
+                if age > LONGEST_PULL {
+                    self.remove(&image).await?;
+                }
                 continue;
             };
             let id = found.id.unwrap_or_default();
-            let age = Duration::from_millis(now_ms().saturating_sub(used_ms));
+            if used.contains(&id) {
+                // It is not old when its last container goes.
+                self.touch(&image).await?;
+                continue;
+            }
             let is_pressed = free_bytes(root_dir).is_some_and(|free| free < policy.min_free_bytes);
-            if used.contains(&id) || (age < policy.unused_for && !is_pressed) {
+            if age < policy.unused_for && !is_pressed {
                 continue;
             }
             // By its reference and without force: what others named or run stays.

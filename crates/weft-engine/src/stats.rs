@@ -1,50 +1,21 @@
 //! What a container uses.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::models::{ContainerMemoryStats, ContainerStatsResponse};
 use bollard::query_parameters::{InspectContainerOptionsBuilder, StatsOptionsBuilder};
 use futures::StreamExt;
-use parking_lot::Mutex;
 use weft_types::{Reason, UnitId};
-use weft_unit::{Error, Step, Usage};
+use weft_unit::{Error, Sizes, Step, Usage};
 
 use crate::error::failed;
 
-/// The engine walks over all files of a container's layer to measure it: not at each look.
-const MEASURED_EVERY: Duration = Duration::from_secs(15);
-
-/// The last measured sizes of layers.
-#[derive(Debug, Default)]
-pub(crate) struct Sizes {
-    last: Mutex<HashMap<UnitId, (Instant, u64)>>,
-}
-
-impl Sizes {
-    /// Bytes that a container has written to its layer.
-    async fn of(&self, docker: &Docker, id: UnitId, container: &str) -> Result<u64, Error> {
-        let last = self.last.lock().get(&id).copied();
-        if let Some((at, bytes)) = last
-            && at.elapsed() < MEASURED_EVERY
-        {
-            return Ok(bytes);
-        }
-        let options = InspectContainerOptionsBuilder::new().size(true).build();
-        let found = docker
-            .inspect_container(container, Some(options))
-            .await
-            .map_err(|error| failed(Step::Run, &error))?;
-        let bytes = found.size_rw.unwrap_or(0).max(0) as u64;
-        self.last.lock().insert(id, (Instant::now(), bytes));
-        Ok(bytes)
-    }
-
-    /// Forgets a unit that is gone.
-    pub fn forget(&self, id: UnitId) {
-        self.last.lock().remove(&id);
-    }
+/// Bytes that a container has written to its layer. The engine looks at all its files for that.
+async fn written(docker: Docker, container: String) -> Option<u64> {
+    let options = InspectContainerOptionsBuilder::new().size(true).build();
+    let found = docker.inspect_container(&container, Some(options)).await;
+    found.ok()?.size_rw?.try_into().ok()
 }
 
 /// What a running container uses.
@@ -68,7 +39,8 @@ pub(crate) async fn usage(
         }
     };
     let mut usage = of(&stats);
-    usage.disk_bytes = sizes.of(docker, id, container).await?;
+    let measure = written(docker.clone(), container.to_owned());
+    usage.disk_bytes = sizes.of(id, container, measure).await;
     Ok(usage)
 }
 

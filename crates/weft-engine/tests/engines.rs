@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bollard::Docker;
 use bollard::query_parameters::ListContainersOptionsBuilder;
 use private::PrivateEngine;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 use weft_engine::{Engine, Options};
 use weft_types::{
     Bytes, ContainerSpec, Millicores, NetworkMode, NodeId, Reason, Resources, Retain, UnitId,
@@ -20,10 +20,10 @@ use weft_types::{
 };
 use weft_unit::conformance::images::{self, Pushed, Registry};
 use weft_unit::conformance::{Ground, Program, SERVE_PORT, Subject, run_all};
-use weft_unit::{CleanPolicy, Credentials, Phase, Secrets, Unit, UnitRuntime, UnitWork};
+use weft_unit::{
+    CleanPolicy, Credentials, LogsWanted, Phase, Secrets, Unit, UnitRuntime, UnitWork,
+};
 
-/// Two engines at once are slow enough to fail for it.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 /// A loaded machine takes its time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -139,10 +139,12 @@ impl Bench {
         let ground = Ground::new(self);
         self.start(unit).await.expect("it starts");
         let phase = ground.until_exited(unit.id).await.expect("it ends");
-        let lines = ground
-            .lines(unit.id, weft_unit::LogsWanted::default())
-            .await
-            .expect("a log");
+        // An engine may write the last lines a moment after the end is told.
+        let all = LogsWanted {
+            follow: true,
+            ..LogsWanted::default()
+        };
+        let lines = ground.lines(unit.id, all).await.expect("a log");
         let lines: Vec<_> = lines
             .iter()
             .map(|line| String::from_utf8_lossy(&line.line))
@@ -288,23 +290,13 @@ impl Subject for Bench {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_conforms() {
-    let _alone = ONE_AT_A_TIME.lock().await;
     if let Some(bench) = Bench::new(false, false) {
         run_all(&bench).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn podman_conforms() {
-    let _alone = ONE_AT_A_TIME.lock().await;
-    if let Some(bench) = Bench::new(true, false) {
-        run_all(&bench).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn published_ports_answer_on_loopback() {
-    let _alone = ONE_AT_A_TIME.lock().await;
     let Some(bench) = Bench::new(false, true) else {
         return;
     };
@@ -463,7 +455,6 @@ async fn cleans_its_own_images(bench: &Bench) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn docker_keeps_to_the_specification() {
-    let _alone = ONE_AT_A_TIME.lock().await;
     if let Some(bench) = Bench::new(false, false) {
         keeps_to_the_specification(&bench).await;
         cleans_its_own_images(&bench).await;
@@ -471,10 +462,11 @@ async fn docker_keeps_to_the_specification() {
     }
 }
 
+/// One test: two podmans at once would share the rules of their networks.
 #[tokio::test(flavor = "multi_thread")]
-async fn podman_keeps_to_the_specification() {
-    let _alone = ONE_AT_A_TIME.lock().await;
+async fn podman_conforms_and_keeps_to_the_specification() {
     if let Some(bench) = Bench::new(true, false) {
+        run_all(&bench).await;
         keeps_to_the_specification(&bench).await;
         cleans_its_own_images(&bench).await;
     }

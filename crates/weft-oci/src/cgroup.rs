@@ -15,7 +15,12 @@ use crate::error::During;
 
 /// How long the processes of a killed group may take to be gone.
 const GONE: Duration = Duration::from_secs(10);
+/// How long a group may take to stand still, and after how long it is tried anew.
+const FROZEN: Duration = Duration::from_secs(5);
+const FREEZE_AGAIN: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// How long a process that ends may take to leave its groups.
+const LEFT: Duration = Duration::from_secs(2);
 
 /// A hierarchy of version 1, or the one of version 2.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -169,9 +174,71 @@ impl Cgroups {
         }
     }
 
+    /// Lets what is in a group stand still; done when all of it does. What cannot goes on.
+    pub(crate) fn freeze(&self, group: &str) -> Result<(), Error> {
+        let end = Instant::now() + FROZEN;
+        loop {
+            self.set_frozen(group, true)?;
+            let again = Instant::now() + FREEZE_AGAIN;
+            while Instant::now() < again {
+                if self.is_frozen(group) {
+                    return Ok(());
+                }
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            // Version 1 never gets there with a process that waits for its threads to end, as in
+            // execve(2), when these stand still already.
+            self.set_frozen(group, false)?;
+            if Instant::now() > end {
+                let error = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                return Err(Error::io(format!("freeze control group {group}"), error));
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Lets what stands still in a group go on; a group that is not there is no error.
+    pub(crate) fn thaw(&self, group: &str) -> Result<(), Error> {
+        match self.dir(self.freezer(), group) {
+            Some(dir) if dir.exists() => self.set_frozen(group, false),
+            _ => Ok(()),
+        }
+    }
+
+    fn set_frozen(&self, group: &str, is_frozen: bool) -> Result<(), Error> {
+        let (file, word) = match (self.is_v2, is_frozen) {
+            (true, true) => ("cgroup.freeze", "1"),
+            (true, false) => ("cgroup.freeze", "0"),
+            (false, true) => ("freezer.state", "FROZEN"),
+            (false, false) => ("freezer.state", "THAWED"),
+        };
+        let what = || format!("write {word} to {file} of control group {group}");
+        let none = || std::io::Error::from(std::io::ErrorKind::Unsupported);
+        let dir = self.dir(self.freezer(), group).ok_or_else(none);
+        std::fs::write(dir.during(what)?.join(file), word).during(what)
+    }
+
+    /// Whether everything in a group stands still.
+    pub(crate) fn is_frozen(&self, group: &str) -> bool {
+        match self.is_v2 {
+            true => self.field("", group, "cgroup.events", "frozen") == Some(1),
+            false => {
+                let state = self.read(self.freezer(), group, "freezer.state");
+                state.is_some_and(|state| state.trim() == "FROZEN")
+            }
+        }
+    }
+
+    /// The controller that lets groups stand still; version 2 needs none.
+    fn freezer(&self) -> &'static str {
+        if self.is_v2 { "" } else { "freezer" }
+    }
+
     /// Kills what is in a group and those below, and removes them. What is not there is removed.
     pub(crate) fn remove(&self, group: &str) -> Result<(), Error> {
         let end = Instant::now() + GONE;
+        // What stands still does not die either, in version 1.
+        self.thaw(group)?;
         for root in self.roots.values() {
             let dir = root.join(group.trim_start_matches('/'));
             while let Err(error) = remove_group(&dir) {
@@ -184,12 +251,50 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes a group that nothing is in any more.
+    /// Names of the groups right below one.
+    pub(crate) fn below(&self, group: &str) -> Vec<String> {
+        let dir = self.dir("pids", group).map(std::fs::read_dir);
+        let entries = dir.into_iter().flatten().flatten().flatten();
+        let groups = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        groups
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect()
+    }
+
+    /// Removes a group that nothing is in any more. A process that ends lets go of its locks before
+    /// it leaves its groups: for such a one it waits.
     pub(crate) fn remove_if_empty(&self, group: &str) {
+        let end = Instant::now() + LEFT;
         for root in self.roots.values() {
-            let _ = std::fs::remove_dir(root.join(group.trim_start_matches('/')));
+            let dir = root.join(group.trim_start_matches('/'));
+            while std::fs::remove_dir(&dir).is_err() && is_being_left(&dir) && Instant::now() < end
+            {
+                std::thread::sleep(LOOK_AGAIN);
+            }
         }
     }
+}
+
+/// Whether a group has none but processes that are ending.
+fn is_being_left(dir: &Path) -> bool {
+    let Ok(members) = std::fs::read_to_string(dir.join("cgroup.procs")) else {
+        return false;
+    };
+    let mut entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let has_groups = entries.any(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    !has_groups && members.lines().all(is_ending)
+}
+
+/// Whether the kernel is taking a process down (`PF_EXITING` of proc_pid_stat(5)'s flags), or it is
+/// gone.
+fn is_ending(pid: &str) -> bool {
+    const EXITING: u64 = 0x4;
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return true;
+    };
+    let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
+    let flags = after.split(' ').nth(6).and_then(|flags| flags.parse().ok());
+    flags.is_some_and(|flags: u64| flags & EXITING != 0)
 }
 
 fn remove_group(dir: &Path) -> std::io::Result<()> {
@@ -273,6 +378,20 @@ fn open_detached(controllers: &str) -> rustix::io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_is_ending_once_the_kernel_takes_it_down() {
+        assert!(!is_ending(&std::process::id().to_string()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id().to_string();
+        let end = Instant::now() + Duration::from_secs(10);
+        while !is_ending(&pid) {
+            assert!(Instant::now() < end);
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        child.wait().unwrap();
+        assert!(is_ending(&pid));
+    }
 
     #[test]
     fn options_of_a_mount_name_its_controllers() {

@@ -3,12 +3,15 @@
 mod terminal;
 
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -26,6 +29,9 @@ use terminal::Terminal;
 const CHUNK_BYTES: usize = 16 << 10;
 /// Pieces that wait for a slow reader or a slow command.
 const MAX_WAITING: usize = 64;
+/// How long a runtime may take to say which process it has made, and how often is looked.
+const NUMBERED: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A container that runs, as its OCI runtime finds it.
 pub(crate) struct Inside {
@@ -160,13 +166,45 @@ impl Inner {
         read.ok()
     }
 
-    /// Kills the process. The runtime waits for it, so that its number is still its own.
-    fn kill(&self) {
-        let pid = self
-            .take(&self.pid_file)
-            .and_then(|text| text.trim().parse().ok());
-        if let Some(pid) = pid.and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::KILL);
+    /// The process, once the runtime has said which it is.
+    fn process(&self) -> Option<i32> {
+        let path = self.pid_file.clone();
+        let read = within(&self.namespace, move || std::fs::read_to_string(&path));
+        read.ok()?.trim().parse().ok()
+    }
+
+    /// Gives the terminal of the process the size of ours. Not every runtime passes on more than
+    /// the first one: crun 1.8 does not.
+    fn copy_size(&self, ours: &OwnedFd) -> std::io::Result<()> {
+        let end = Instant::now() + NUMBERED;
+        let process = loop {
+            match self.process() {
+                Some(process) => break process,
+                None if Instant::now() > end => return Ok(()),
+                None => std::thread::sleep(LOOK_AGAIN),
+            }
+        };
+        let path = format!("/proc/{process}/fd/0");
+        if !std::fs::read_link(&path)?.starts_with("/dev/pts") {
+            return Ok(());
+        }
+        let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let theirs = rustix::fs::open(&path, flags, Mode::empty())?;
+        let size = rustix::termios::tcgetwinsize(ours)?;
+        Ok(rustix::termios::tcsetwinsize(theirs, size)?)
+    }
+
+    /// Kills the process, which may be heard of before the runtime has said which it is: with the
+    /// runtime gone nobody would know it. The runtime waits for it, so that its number is still its
+    /// own.
+    async fn kill(&self, runtime: &mut Child) {
+        let end = Instant::now() + NUMBERED;
+        while matches!(runtime.try_wait(), Ok(None)) && Instant::now() < end {
+            if let Some(pid) = self.process().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -222,6 +260,18 @@ fn with_pipes(mut command: Command, inner: Inner) -> Result<ExecSession, Error> 
     })
 }
 
+/// Passes changes of the size on until the session ends.
+async fn follow_size(inner: Arc<Inner>, ours: OwnedFd, mut resizes: mpsc::Receiver<()>) {
+    let ours = Arc::new(ours);
+    while resizes.recv().await.is_some() {
+        let (inner, ours) = (Arc::clone(&inner), Arc::clone(&ours));
+        let copied = tokio::task::spawn_blocking(move || inner.copy_size(&ours)).await;
+        if let Ok(Err(error)) = copied {
+            tracing::debug!(%error, "a terminal keeps its size");
+        }
+    }
+}
+
 fn with_terminal(
     mut command: Command,
     inner: Inner,
@@ -236,8 +286,11 @@ fn with_terminal(
     let (outputs, output) = mpsc::channel(MAX_WAITING);
     let (done, exit) = oneshot::channel();
     let gone = outputs.clone();
+    let (resized, resizes) = mpsc::channel(1);
+    let inner = Arc::new(inner);
+    tokio::spawn(follow_size(Arc::clone(&inner), terminal.end()?, resizes));
     tokio::spawn(async move {
-        let talking = terminal.talk(inputs, outputs);
+        let talking = terminal.talk(inputs, outputs, resized);
         let outcome = attend(child, talking, gone, &inner).await;
         let _ = done.send(outcome);
     });
@@ -266,7 +319,7 @@ async fn attend(
     let status = match waited {
         Some(status) => status,
         None => {
-            inner.kill();
+            inner.kill(&mut child).await;
             let _ = child.start_kill();
             child.wait().await
         }

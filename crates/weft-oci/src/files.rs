@@ -77,20 +77,6 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// How much a directory takes, as far as it can be read.
-pub(crate) fn disk_bytes(dir: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = std::fs::read_dir(dir) else {
-        return 0;
-    };
-    let of_entry = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(found) if found.is_dir() => found.blocks() * 512 + disk_bytes(&entry.path()),
-        Ok(found) => found.blocks() * 512,
-        Err(_) => 0,
-    };
-    entries.flatten().map(of_entry).sum()
-}
-
 /// Milliseconds since the Unix epoch.
 pub(crate) fn now_ms() -> u64 {
     std::time::SystemTime::now()

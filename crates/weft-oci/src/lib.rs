@@ -37,6 +37,7 @@ mod options;
 mod path;
 mod record;
 mod runtimes;
+mod size;
 mod spawn;
 mod state;
 mod unpack;

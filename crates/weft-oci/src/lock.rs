@@ -24,7 +24,9 @@ pub(crate) enum Hold {
 
 /// A held lock.
 #[derive(Debug)]
-pub(crate) struct FileLock(File);
+pub(crate) struct FileLock {
+    _file: File,
+}
 
 impl FileLock {
     /// Takes the lock if nobody has it.
@@ -47,7 +49,7 @@ impl FileLock {
         // The holder before may have removed the file, and others lock the next one.
         let mine = file.metadata().during(what)?;
         let is_current = std::fs::metadata(path).is_ok_and(|found| found.ino() == mine.ino());
-        Ok(is_current.then_some(Self(file)))
+        Ok(is_current.then_some(Self { _file: file }))
     }
 
     /// Waits for the lock. Holders keep it shortly, or while they fetch what the waiter wants too.
@@ -72,11 +74,9 @@ impl FileLock {
         }
     }
 
-    /// Gives the lock back and removes its file.
-    pub(crate) fn remove(self, path: &Path) -> Result<(), Error> {
-        files::remove_file(path)?;
-        drop(self.0);
-        Ok(())
+    /// Removes the file of a lock that is about to be given back.
+    pub(crate) fn remove(&self, path: &Path) -> Result<(), Error> {
+        files::remove_file(path)
     }
 }
 
@@ -91,6 +91,7 @@ mod tests {
         let held = FileLock::try_take(&path, Hold::Exclusive).unwrap().unwrap();
         assert!(FileLock::try_take(&path, Hold::Shared).unwrap().is_none());
         held.remove(&path).unwrap();
+        drop(held);
         let one = FileLock::try_take(&path, Hold::Shared).unwrap();
         let two = FileLock::try_take(&path, Hold::Shared).unwrap();
         assert!(one.is_some() && two.is_some());

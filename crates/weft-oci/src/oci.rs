@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use weft_types::UnitId;
-use weft_unit::{CleanPolicy, Cleaned, Observed, Usage};
+use weft_unit::{CleanPolicy, Cleaned, Observed, Phase, Sizes, Usage};
 use weft_volumes::Volumes;
 
 use crate::Error;
@@ -25,6 +25,7 @@ use crate::network::{Netlink, Network};
 use crate::options::Options;
 use crate::record::{Records, UnitDir};
 use crate::runtimes::{Found, Trials, is_old_trial};
+use crate::size;
 use crate::spawn::{Monitor, Spawner};
 use crate::state::{State, abandoned};
 use crate::watch::Watch;
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     spawner: Spawner,
     found: OnceCell<Found>,
     watch: OnceCell<Watch>,
+    sizes: Sizes,
 }
 
 impl Oci {
@@ -95,6 +97,7 @@ impl Oci {
                 },
                 found: OnceCell::new(),
                 watch: OnceCell::new(),
+                sizes: Sizes::default(),
             }),
         })
     }
@@ -130,14 +133,18 @@ impl Inner {
             spawner: &self.spawner,
         };
         let found = trials.run(&self.runtimes).await?;
-        self.drop_empty_cgroups();
+        self.drop_empty_cgroups().await?;
         Ok(found)
     }
 
-    fn drop_empty_cgroups(&self) {
-        let node = names::node_cgroup(&self.node_hash);
-        self.cgroups.remove_if_empty(&format!("{node}/monitors"));
-        self.cgroups.remove_if_empty(&node);
+    async fn drop_empty_cgroups(&self) -> Result<(), Error> {
+        let (cgroups, node) = (Cgroups::open()?, names::node_cgroup(&self.node_hash));
+        blocking(move || {
+            cgroups.remove_if_empty(&format!("{node}/monitors"));
+            cgroups.remove_if_empty(&node);
+            Ok(())
+        })
+        .await
     }
 
     async fn lock(&self, unit: UnitId) -> Result<FileLock, Error> {
@@ -152,14 +159,24 @@ impl Inner {
             State::Abandoned => {}
             state => return Ok(state),
         }
-        let _lock = self.lock(id).await?;
+        let lock = Arc::new(self.lock(id).await?);
         match State::of(&unit)? {
             State::Abandoned => {}
             state => return Ok(state),
         }
-        self.remove_cgroup(id).await?;
+        let (cgroups, group) = (Cgroups::open()?, self.cgroup(id));
+        holding(&lock, move || cgroups.remove(&group)).await?;
         unit.write_exit(&abandoned())?;
         State::of(&unit)
+    }
+
+    /// Units that have records, and those that have nothing but a control group: whatever went
+    /// wrong, what still runs is found and removed.
+    fn units(&self) -> Result<BTreeSet<UnitId>, Error> {
+        let mut units: BTreeSet<UnitId> = self.records.units()?.into_iter().collect();
+        let groups = self.cgroups.below(&names::node_cgroup(&self.node_hash));
+        units.extend(groups.iter().filter_map(|name| name.parse::<UnitId>().ok()));
+        Ok(units)
     }
 
     async fn remove_cgroup(&self, id: UnitId) -> Result<(), Error> {
@@ -175,13 +192,17 @@ impl Inner {
             return Ok(Observed::absent());
         };
         let runs = matches!(state, State::Running { .. });
+        let phase = match runs && self.cgroups.is_frozen(&self.cgroup(id)) {
+            true => Phase::Paused,
+            false => state.phase(),
+        };
         let address = match &record.attachment {
             Some(attachment) => Some(attachment.address),
             None if record.shares_host_network => Some(Ipv4Addr::LOCALHOST),
             None => None,
         };
         Ok(Observed {
-            phase: state.phase(),
+            phase,
             healthy: None,
             address: address.filter(|_| runs).map(IpAddr::V4),
             published: Default::default(),
@@ -208,11 +229,26 @@ impl Inner {
         })
     }
 
+    async fn set_paused(&self, id: UnitId, is_paused: bool) -> Result<(), Error> {
+        let lock = Arc::new(self.lock(id).await?);
+        if !matches!(State::of(&self.records.of(id))?, State::Running { .. }) {
+            return Err(Error::NotRunning(format!("{id} does not run")));
+        }
+        let (cgroups, group) = (Cgroups::open()?, self.cgroup(id));
+        holding(&lock, move || match is_paused {
+            true => cgroups.freeze(&group),
+            false => cgroups.thaw(&group),
+        })
+        .await
+    }
+
     async fn stop(&self, id: UnitId, grace: Duration) -> Result<(), Error> {
         let unit = self.records.of(id);
         let Some(monitor) = Monitor::find(&unit)? else {
             return self.state(id).await.map(drop);
         };
+        // What stands still hears no signal.
+        self.cgroups.thaw(&self.cgroup(id))?;
         let Some(started) = monitor.settled(&unit).await? else {
             return Ok(());
         };
@@ -246,6 +282,7 @@ impl Inner {
 
     /// Ends a container at once, and its monitor when it has not seen that in time.
     async fn kill(&self, id: UnitId, unit: &UnitDir, monitor: &Monitor) -> Result<(), Error> {
+        self.cgroups.thaw(&self.cgroup(id))?;
         match unit.started()? {
             Some(started) => self.signal(id, monitor, &started, libc::SIGKILL).await,
             None => monitor.kill(),
@@ -259,9 +296,8 @@ impl Inner {
 
     async fn remove(self: &Arc<Self>, id: UnitId, keep_volumes: bool) -> Result<(), Error> {
         let unit = self.records.of(id);
-        let lock_file = self.records.lock_file(id);
         let lock = self.lock(id).await?;
-        let _barred = loop {
+        let barred = loop {
             if let Some(monitor) = Monitor::find(&unit)? {
                 self.kill(id, &unit, &monitor).await?;
             }
@@ -269,9 +305,10 @@ impl Inner {
                 break barred;
             }
         };
+        let held = Arc::new((lock, barred));
         let record = unit.record()?;
         let (inner, group) = (Arc::clone(self), self.cgroup(id));
-        blocking(move || {
+        holding(&held, move || {
             inner.cgroups.remove(&group)?;
             inner.network.detach(id)
         })
@@ -283,21 +320,25 @@ impl Inner {
         if let Some(image) = record.and_then(|record| record.image) {
             self.images.touch(&image);
         }
-        blocking(move || unit.remove()).await?;
-        self.drop_empty_cgroups();
-        lock.remove(&lock_file)
+        holding(&held, move || unit.remove()).await?;
+        self.drop_empty_cgroups().await?;
+        self.sizes.forget(id);
+        held.0.remove(&self.records.lock_file(id))
     }
 
     async fn stats(self: &Arc<Self>, id: UnitId) -> Result<Usage, Error> {
         let unit = self.records.of(id);
-        if !matches!(State::of(&unit)?, State::Running { .. }) {
+        let State::Running { since_ms } = State::of(&unit)? else {
             return Err(Error::NotRunning(format!("{id} does not run")));
-        }
+        };
         let inner = Arc::clone(self);
-        blocking(move || inner.count(id, &unit)).await
+        let mut usage = blocking(move || inner.count(id)).await?;
+        let instance = since_ms.to_string();
+        usage.disk_bytes = self.sizes.of(id, &instance, written(unit)).await;
+        Ok(usage)
     }
 
-    fn count(&self, id: UnitId, unit: &UnitDir) -> Result<Usage, Error> {
+    fn count(&self, id: UnitId) -> Result<Usage, Error> {
         let counted = self.cgroups.usage(&self.cgroup(id)).unwrap_or_default();
         let veth = names::veth(&self.node_hash, id);
         let link = Netlink::open()
@@ -308,7 +349,7 @@ impl Inner {
         Ok(Usage {
             cpu_us: counted.cpu_us,
             memory_bytes: counted.memory_bytes,
-            disk_bytes: files::disk_bytes(&unit.layer().join("upper")),
+            disk_bytes: 0,
             // What the node's end sends comes in at the container's.
             rx_bytes: link.tx_bytes,
             tx_bytes: link.rx_bytes,
@@ -328,6 +369,29 @@ impl Inner {
         })
         .await
     }
+}
+
+/// What a container has written to its layer.
+async fn written(unit: UnitDir) -> Option<u64> {
+    let measured = tokio::task::spawn_blocking(move || {
+        let all = size::beneath(&unit.layer().join("upper"))?;
+        Some(all.saturating_sub(unit.base_bytes().ok()?))
+    });
+    measured.await.ok()?
+}
+
+/// Work that keeps what it must not be without, also when nobody waits for it any more.
+async fn holding<T: Send + 'static>(
+    held: &Arc<impl Send + Sync + 'static>,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let held = Arc::clone(held);
+    blocking(move || {
+        let done = work();
+        drop(held);
+        done
+    })
+    .await
 }
 
 async fn blocking<T: Send + 'static>(

@@ -5,7 +5,8 @@
 //!               monitor        locked by the monitor for as long as it lives
 //!               started.json   written when the container runs
 //!               log, log.1     what it printed
-//!               layer/         what it wrote, anew at each start
+//!               layer/         what it wrote, anew at each start; above a copied image, and
+//!                              not a mounted one, with the size of that in `base`
 //!               run/           mount point of the monitor's own directory
 //!  exits/<unit>.json           how it ended; written last
 //!  locks/<unit>                held by whoever starts, stops or removes it
@@ -133,6 +134,15 @@ impl UnitDir {
 
     pub(crate) fn layer(&self) -> PathBuf {
         self.dir.join("layer")
+    }
+
+    /// What the layer takes that the container has not written.
+    pub(crate) fn base_bytes(&self) -> Result<u64, Error> {
+        Ok(files::read_json(&self.layer().join("base"))?.unwrap_or(0))
+    }
+
+    pub(crate) fn write_base_bytes(&self, bytes: u64) -> Result<(), Error> {
+        files::write_json(&self.layer().join("base"), &bytes)
     }
 
     pub(crate) fn log(&self) -> PathBuf {

@@ -21,6 +21,8 @@ use crate::watch::register;
 const ANSWER: Duration = Duration::from_secs(90);
 /// How often is looked whether a monitor that somebody else started has come to an end of it.
 const LOOK_AGAIN: Duration = Duration::from_millis(3);
+/// How many processes there may be between a monitor and its container.
+const MAX_ABOVE: usize = 4;
 
 /// Starts monitors.
 #[derive(Clone, Debug)]
@@ -139,12 +141,12 @@ impl Monitor {
         let Some(process) = open_process(started.pid) else {
             return;
         };
-        // Only a child of the monitor is the one that is meant.
-        if parent(started.pid) == Some(self.pid)
-            && let Some(signal) = Signal::from_named_raw(signal)
-        {
+        if !is_below(started.pid, self.pid) {
+            return;
+        }
+        if let Some(signal) = Signal::from_named_raw(signal) {
             let _ = pidfd_send_signal(&process, signal);
-        } else if parent(started.pid) == Some(self.pid) {
+        } else {
             // SAFETY: a plain system call; a real-time signal has no name.
             unsafe { libc::kill(started.pid, signal) };
         }
@@ -163,6 +165,13 @@ impl Monitor {
 
 fn open_process(pid: i32) -> Option<OwnedFd> {
     pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
+}
+
+/// Whether a process descends from a monitor, and so is the one that is meant and none that has its
+/// number since. It is a child of the monitor, or for a moment still of a process of its runtime.
+fn is_below(pid: i32, monitor: i32) -> bool {
+    let above = std::iter::successors(parent(pid), |pid| parent(*pid));
+    above.take(MAX_ABOVE).any(|above| above == monitor)
 }
 
 fn parent(pid: i32) -> Option<i32> {

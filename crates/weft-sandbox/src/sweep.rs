@@ -8,8 +8,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long the dead may take to leave their groups.
-const MAX_SWEEP: Duration = Duration::from_secs(2);
+/// How long the dead may take to end, and again to leave their groups. On a machine with more work
+/// than time they take seconds, and what is left of them keeps the agent from starting.
+const MAX_SWEEP: Duration = Duration::from_secs(10);
 /// Between looks at them.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Bytes of an environment searched for the marker, which comes first.
@@ -25,7 +26,8 @@ pub struct Swept {
 }
 
 /// Kills the processes and removes the cgroups that a killed agent of this node left (`weft-<node_tag>`).
-/// To be called at agent start, before [`Client::start`](crate::Client::start). Blocks for at most two seconds.
+/// To be called at agent start, before [`Client::start`](crate::Client::start). Blocks for as
+/// long as the dead take to be gone, at most twenty seconds.
 ///
 /// # Errors
 /// When something of it cannot be removed.

@@ -18,6 +18,7 @@
 mod error;
 mod logs;
 mod runtime;
+mod sizes;
 mod stats;
 mod unit;
 
@@ -30,6 +31,7 @@ pub use runtime::{
     CleanPolicy, Cleaned, ExecInput, ExecOutput, ExecSession, ExecWanted, Owned, Probe, Progress,
     UnitRuntime,
 };
+pub use sizes::Sizes;
 pub use stats::Usage;
 pub use unit::{
     Credentials, Observed, PartStatus, Phase, Secrets, Unit, UnitWork, labels, publish_address,

@@ -156,6 +156,13 @@ pub trait UnitRuntime: Send + Sync + 'static {
     /// When it does not run, or the engine does not answer.
     async fn stats(&self, id: UnitId) -> Result<Usage, Error>;
 
+    /// Lets the instance stand still, or go on; its memory stays. Does nothing when it is so
+    /// already. One that stands still can be stopped and removed like any other.
+    ///
+    /// # Errors
+    /// When it does not run.
+    async fn set_paused(&self, id: UnitId, is_paused: bool) -> Result<(), Error>;
+
     /// Asks the instance to end and kills it when it has not after `grace`. Done when it has
     /// ended; does nothing when it has already.
     ///

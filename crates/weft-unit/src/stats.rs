@@ -7,7 +7,9 @@ pub struct Usage {
     pub cpu_us: u64,
     /// Resident memory now, in bytes.
     pub memory_bytes: u64,
-    /// Bytes that the instance has written to its own layer or disks.
+    /// Bytes that the instance's own layer takes, without its volumes, as they were last measured:
+    /// a large layer is not measured at each look. Of a machine, all that it has written to its
+    /// disks so far.
     pub disk_bytes: u64,
     /// Bytes that came in.
     pub rx_bytes: u64,

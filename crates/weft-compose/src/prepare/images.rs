@@ -23,6 +23,7 @@ impl Compose {
         progress: &Progress,
     ) -> Result<(), Error> {
         let (mut pull, mut build) = (vec!["pull", "--quiet"], vec!["build"]);
+        let mut absent = Vec::new();
         for (name, service) in &model.services {
             let built = built_image(unit.id, name, unit.revision);
             let (image, missing) = match (&service.build, &service.image) {
@@ -36,6 +37,11 @@ impl Compose {
             };
             if !self.engine.has_image(Step::Prepare, image).await? {
                 missing.push(name);
+                if service.build.is_none() {
+                    absent.push(image.to_owned());
+                }
+            } else if service.build.is_none() {
+                self.pulled.touch(image).await?;
             }
         }
         let images = model
@@ -48,12 +54,34 @@ impl Compose {
         let call = self.call(unit, ready, Step::Prepare, true)?;
         if pull.len() > 2 {
             progress.send_replace(format!("pulling images of {}", pull[2..].join(", ")));
-            cli.run(&call, &pull, PULL_TIMEOUT).await?;
+            self.pull(cli.run(&call, &pull, PULL_TIMEOUT), &absent)
+                .await?;
         }
         if build.len() > 1 {
             progress.send_replace(format!("building images of {}", build[1..].join(", ")));
             cli.run(&call, &build, BUILD_TIMEOUT).await?;
         }
         Ok(())
+    }
+
+    /// Pulls what is absent, and remembers that it is ours to clean.
+    async fn pull(
+        &self,
+        work: impl Future<Output = Result<Vec<u8>, Error>>,
+        absent: &[String],
+    ) -> Result<(), Error> {
+        // Before it is pulled: an agent that is killed meanwhile knows that the images are its own.
+        for image in absent {
+            self.pulled.add(image).await?;
+        }
+        let Err(error) = work.await else {
+            return Ok(());
+        };
+        for image in absent {
+            if !self.engine.has_image(Step::Prepare, image).await? {
+                self.pulled.remove(image).await?;
+            }
+        }
+        Err(error)
     }
 }

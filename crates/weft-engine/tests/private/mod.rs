@@ -58,6 +58,24 @@ fn spawned(command: &mut Command, log: &Path) -> Child {
         .expect("the engine starts")
 }
 
+/// Podman over a directory of its own.
+fn podman(dir: &Path) -> Command {
+    let mut command = Command::new("podman");
+    let dirs = [
+        ("--root", "root"),
+        ("--runroot", "run"),
+        ("--tmpdir", "tmp"),
+        ("--network-config-dir", "net"),
+    ];
+    for (flag, name) in dirs {
+        command.arg(flag).arg(dir.join(name));
+    }
+    command
+        .args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"])
+        .env("CONTAINERS_CONF", dir.join("containers.conf"));
+    command
+}
+
 impl PrivateEngine {
     /// Docker Engine; `None` when it is not installed.
     pub fn docker() -> Option<Self> {
@@ -120,19 +138,11 @@ impl PrivateEngine {
         fs::write(at("net/podman.json"), network.to_string()).expect("a file");
         let registries = format!("[[registry]]\nlocation = \"{registry}\"\ninsecure = true\n");
         fs::write(at("registries.conf"), registries).expect("a file");
+        // Those in shared memory are every podman's, and one that is new frees them all.
+        fs::write(at("containers.conf"), "[engine]\nlock_type = \"file\"\n").expect("a file");
         let socket = at("podman.sock");
-        let mut command = Command::new("podman");
-        for (flag, name) in [
-            ("--root", "root"),
-            ("--runroot", "run"),
-            ("--tmpdir", "tmp"),
-        ] {
-            command.arg(flag).arg(at(name));
-        }
+        let mut command = podman(dir.path());
         command
-            .arg("--network-config-dir")
-            .arg(at("net"))
-            .args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"])
             // crun refuses to work where both versions of control groups are mounted.
             .args(if is_hybrid() {
                 &["--runtime", "runc"][..]
@@ -229,18 +239,7 @@ impl PrivateEngine {
 
     fn say_goodbye(&mut self) {
         if self.is_podman {
-            let mut command = Command::new("podman");
-            for (flag, name) in [
-                ("--root", "root"),
-                ("--runroot", "run"),
-                ("--tmpdir", "tmp"),
-            ] {
-                command.arg(flag).arg(self.dir.path().join(name));
-            }
-            command
-                .arg("--network-config-dir")
-                .arg(self.dir.path().join("net"));
-            command.args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
+            let mut command = podman(self.dir.path());
             let _ = output(command.args(["rm", "--all", "--force", "--time", "0"]));
         }
         let pid = self.child.id().to_string();

@@ -58,11 +58,18 @@ impl Terminal {
             .during(|| "run the OCI runtime".into())
     }
 
-    /// Passes on both ways until the command has closed its end.
+    /// Our end once more, to be asked for its size.
+    pub(super) fn end(&self) -> Result<OwnedFd, Error> {
+        let end = self.end.get_ref().try_clone();
+        end.during(|| "keep a terminal".into())
+    }
+
+    /// Passes on both ways until the command has closed its end; tells changes of the size.
     pub(super) async fn talk(
         self,
         mut inputs: mpsc::Receiver<ExecInput>,
         out: mpsc::Sender<ExecOutput>,
+        resized: mpsc::Sender<()>,
     ) {
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut has_input = true;
@@ -73,6 +80,8 @@ impl Terminal {
                     Some(ExecInput::Eof) => self.write(END_OF_TRANSMISSION).await,
                     Some(ExecInput::Resize(columns, rows)) => {
                         let _ = set_size(self.end.get_ref(), columns, rows);
+                        // One that waits to be looked at is enough.
+                        let _ = resized.try_send(());
                     }
                     None => has_input = false,
                 },

@@ -11,6 +11,7 @@ use crate::Error;
 use crate::cgroup::{Hierarchy, hierarchies, is_v2};
 use crate::error::During;
 use crate::files;
+use crate::size;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 const CGROUP2_MAGIC: i64 = 0x6367_7270;
@@ -97,6 +98,8 @@ pub(super) fn make_rootfs(request: &Request) -> Result<(), Error> {
     }
     if !request.has_overlay {
         copy_layers(&request.layers_dir, &request.layers, &layer.join("upper"))?;
+        let copied = size::beneath(&layer.join("upper")).unwrap_or(0);
+        request.unit.write_base_bytes(copied)?;
         return rustix::mount::mount_bind(layer.join("upper"), &rootfs)
             .during(|| "bind the root file system".into());
     }

@@ -101,6 +101,11 @@ impl UnitRuntime for Oci {
         self.inner.stats(id).await.map_err(|e| e.at(Step::Run))
     }
 
+    async fn set_paused(&self, id: UnitId, is_paused: bool) -> Result<(), weft_unit::Error> {
+        let set = self.inner.set_paused(id, is_paused).await;
+        set.map_err(|e| e.at(Step::Run))
+    }
+
     async fn stop(&self, id: UnitId, grace: Duration) -> Result<(), weft_unit::Error> {
         let stopped = self.inner.stop(id, grace).await;
         stopped.map_err(|e| e.at(Step::Stop))
@@ -112,7 +117,7 @@ impl UnitRuntime for Oci {
     }
 
     async fn list(&self) -> Result<Vec<Owned>, weft_unit::Error> {
-        let units = self.inner.records.units().map_err(|e| e.at(Step::Run))?;
+        let units = self.inner.units().map_err(|e| e.at(Step::Run))?;
         let owned = units.into_iter().map(|unit| {
             let record = self.inner.records.of(unit).record().ok().flatten();
             Owned {

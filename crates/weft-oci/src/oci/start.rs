@@ -5,7 +5,7 @@ use std::sync::Arc;
 use weft_types::{ContainerSpec, NetworkMode, Reason};
 use weft_unit::{Progress, Step, Unit, UnitWork};
 
-use super::{Inner, blocking};
+use super::{Inner, holding};
 use crate::Error;
 use crate::bundle::{Bind, Bundle, stop_signal};
 use crate::image::{Image, Reference};
@@ -107,15 +107,19 @@ impl Inner {
     }
 
     async fn attempt(self: &Arc<Self>, unit: &Unit) -> Result<Answer, Error> {
-        let lock = self.lock(unit.id).await?;
-        let outcome = self.attempt_locked(unit).await;
+        let lock = Arc::new(self.lock(unit.id).await?);
+        let outcome = self.attempt_locked(unit, &lock).await;
         if outcome.is_err() && !self.records.of(unit.id).path().exists() {
             lock.remove(&self.records.lock_file(unit.id))?;
         }
         outcome
     }
 
-    async fn attempt_locked(self: &Arc<Self>, unit: &Unit) -> Result<Answer, Error> {
+    async fn attempt_locked(
+        self: &Arc<Self>,
+        unit: &Unit,
+        lock: &Arc<FileLock>,
+    ) -> Result<Answer, Error> {
         let spec = container(unit)?;
         let dir = self.records.of(unit.id);
         if self.is_running(&dir).await? {
@@ -130,7 +134,8 @@ impl Inner {
         dir.write(&record)?;
         if spec.network == NetworkMode::Bridge {
             let (inner, id) = (Arc::clone(self), unit.id);
-            let attached = blocking(move || inner.network.attach(id, known.as_ref())).await?;
+            let attach = move || inner.network.attach(id, known.as_ref());
+            let attached = holding(lock, attach).await?;
             record.attachment = Some(attached);
             dir.write(&record)?;
         }

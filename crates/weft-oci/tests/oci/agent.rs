@@ -9,7 +9,7 @@ use weft_unit::{LogsWanted, Observed, Phase, Progress, UnitRuntime};
 use crate::ground::{Ground, Node, of_spec, unit, with_ground};
 
 pub const AGENT: &str = "agent";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An agent that starts a unit, says so, and waits to be killed.
 pub fn run(args: &[String]) -> ExitCode {
@@ -25,7 +25,7 @@ pub fn run(args: &[String]) -> ExitCode {
     runtime.block_on(async {
         let mut unit = unit(
             image,
-            &["/bin/sh", "-c", "echo first; sleep 2; echo second; exit 5"],
+            &["/bin/sh", "-c", "echo first; sleep 10; echo second; exit 5"],
         );
         unit.id = id.parse().expect("a unit id");
         let backend = node.open();

@@ -41,7 +41,7 @@ async fn timeout(subject: Arc<Subject>) {
             "{outcome:?}"
         );
         assert!(
-            start.elapsed() < Duration::from_secs(5),
+            start.elapsed() < Duration::from_secs(20),
             "{act:?} took {:?}",
             start.elapsed()
         );
@@ -76,7 +76,7 @@ async fn cancelled_early(subject: Arc<Subject>) {
     let start = Instant::now();
     let outcome = subject.runtime.run(subject.task(Act::Spin), control).await;
     assert_eq!(outcome.reason(), Some(Reason::Cancelled), "{outcome:?}");
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(20));
 }
 
 async fn dropped(subject: Arc<Subject>) {

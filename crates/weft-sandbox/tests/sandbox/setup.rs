@@ -11,6 +11,8 @@ use weft_sandbox::{Client, Confinement, Finished, Options, Sandbox, Spec};
 
 /// Longest wait for anything.
 const MAX_WAIT: Duration = Duration::from_secs(20);
+/// Longest time for a test.
+const MAX_TEST: Duration = Duration::from_secs(180);
 
 type Test = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>>>;
 
@@ -42,7 +44,7 @@ pub(crate) fn run(cases: &[Case], filter: Option<&str>) -> ExitCode {
                 .enable_all()
                 .build()
                 .unwrap();
-            let limited = async { tokio::time::timeout(MAX_WAIT * 2, (case.test)()).await };
+            let limited = async { tokio::time::timeout(MAX_TEST, (case.test)()).await };
             runtime.block_on(limited).expect("the test took too long");
         }));
         let word = if outcome.is_ok() { "ok" } else { "FAILED" };

@@ -33,8 +33,9 @@ impl Docker {
     /// That it does not start, with what it printed.
     pub fn start(dir: &Path, namespace: Option<&str>) -> Result<Self, String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed) % 5;
-        let subnet = format!("10.{}.0.0/16", 100 + std::process::id() % 30 * 5 + number);
+        // Of each process eight, with 32 networks each.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) % 8;
+        let subnet = format!("10.{}.{}.0/19", 100 + std::process::id() % 100, 32 * number);
         let at = |name: &str| dir.join(name);
         let host = format!("unix://{}", at("d.sock").display());
         let log = fs::File::create(at("dockerd.log")).map_err(|error| error.to_string())?;

@@ -7,13 +7,13 @@ use crate::{ExecInput, ExecOutput, ExecSession, ExecWanted};
 use super::subject::{Failed, Ground, Outcome, Program, ensure};
 
 /// What a command printed and how it ended.
-struct Ended {
-    stdout: String,
-    stderr: String,
-    code: i32,
+pub(super) struct Ended {
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+    pub(super) code: i32,
 }
 
-fn shell(script: &str) -> ExecWanted {
+pub(super) fn shell(script: &str) -> ExecWanted {
     ExecWanted {
         command: ["sh", "-c", script].map(str::to_owned).to_vec(),
         ..ExecWanted::default()
@@ -45,7 +45,7 @@ async fn to_the_end(ground: &Ground<'_>, session: ExecSession) -> Result<Ended, 
     })
 }
 
-async fn run_inside(
+pub(super) async fn run_inside(
     ground: &Ground<'_>,
     id: weft_types::UnitId,
     wanted: ExecWanted,
@@ -132,16 +132,25 @@ pub async fn missing_command_gives_127(ground: &Ground<'_>) -> Outcome {
 pub async fn gives_a_terminal(ground: &Ground<'_>) -> Outcome {
     let unit = ground.started(Program::Serve).await?;
     ground.until_serving(unit.id).await?;
-    let script = "tty; stty size; read go; stty size; exit 3";
+    // Engines pass sizes on beside the input: what was said first may be there last.
+    let script = "tty; until [ \"$(stty size)\" = '37 101' ]; do sleep 0.05; done; echo first; \
+                  until [ \"$(stty size)\" = '20 90' ]; do sleep 0.05; done; \
+                  read go; echo second; exit 3";
     let wanted = ExecWanted {
         tty: Some((101, 37)),
         ..shell(script)
     };
-    let session = ground
+    let mut session = ground
         .within("exec", ground.runtime.exec(unit.id, wanted))
         .await??;
-    // Some engines set the first size only once the command runs: it is set again before it is
-    // looked at, as a terminal does that is resized.
+    let mut said = String::new();
+    while !said.contains("first") {
+        let piece = ground.within("the first size", session.output.recv());
+        let Some(ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes)) = piece.await? else {
+            return Err(Failed(format!("ended with the first size: {said:?}")));
+        };
+        said.push_str(&String::from_utf8_lossy(&bytes));
+    }
     for input in [
         ExecInput::Resize(90, 20),
         ExecInput::Stdin(Bytes::from_static(b"\n")),
@@ -150,9 +159,10 @@ pub async fn gives_a_terminal(ground: &Ground<'_>) -> Outcome {
         ensure(sent.is_ok(), || "the input is closed".to_owned())?;
     }
     let ended = to_the_end(ground, session).await?;
+    said.push_str(&ended.stdout);
     ensure(
-        ended.code == 3 && ended.stdout.contains("/dev/") && ended.stdout.contains("20 90"),
-        || format!("{} {:?}", ended.code, ended.stdout),
+        ended.code == 3 && said.contains("/dev/") && said.contains("second"),
+        || format!("{} {said:?}", ended.code),
     )?;
     ground.remove(unit.id).await
 }

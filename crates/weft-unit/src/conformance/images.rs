@@ -15,6 +15,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where Debian's `busybox-static` is.
@@ -336,13 +337,18 @@ impl Drop for Registry {
     }
 }
 
-/// A port of loopback that nobody listens at.
+/// A port of loopback that nobody listens at, below those that the system gives to whoever wants
+/// any: until its server listens, no connection takes it.
 ///
 /// # Errors
-/// What the system said.
+/// That there is none.
 pub fn free_port() -> Result<u16, String> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .map(|address| address.port())
-        .map_err(|e| format!("no free port: {e}"))
+    static DRAWN: AtomicU32 = AtomicU32::new(0);
+    let from = std::process::id().wrapping_mul(61);
+    let drawn = std::iter::repeat_with(|| DRAWN.fetch_add(1, Ordering::Relaxed));
+    drawn
+        .take(1_000)
+        .map(|drawn| 12_000 + (from.wrapping_add(drawn) % 20_000) as u16)
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .ok_or_else(|| "no free port of 1,000 that were tried".to_owned())
 }

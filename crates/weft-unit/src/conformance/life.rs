@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::{CleanPolicy, Error, ExecWanted, LogsWanted, Observed, Phase};
+use crate::{CleanPolicy, ExecWanted, LogsWanted, Observed, Phase, Unit};
 
 use super::subject::{Failed, Ground, Outcome, Program, ensure};
 
@@ -176,6 +176,64 @@ pub async fn stop_is_obeyed(ground: &Ground<'_>) -> Outcome {
     ground.remove(unit.id).await
 }
 
+/// What was told to stand still does, goes on when it is told to, and can be stopped meanwhile.
+///
+/// # Errors
+/// What went wrong, as in every scenario.
+pub async fn stands_still_and_goes_on(ground: &Ground<'_>) -> Outcome {
+    let unit = ground.started(Program::Serve).await?;
+    ground.until_serving(unit.id).await?;
+    for _ in 0..2 {
+        set_paused(ground, &unit, true).await?;
+    }
+    let restarted = ground.subject.restarted().await;
+    let stands_still = || async {
+        let seen = restarted.observe(unit.id).await;
+        let seen = seen.map_err(|error| error.to_string())?;
+        match seen.phase {
+            Phase::Paused => Ok(()),
+            _ => Err(format!("{seen:?}")),
+        }
+    };
+    ground
+        .eventually("another agent knows it", stands_still)
+        .await?;
+    for _ in 0..2 {
+        set_paused(ground, &unit, false).await?;
+    }
+    ground.until_serving(unit.id).await?;
+    set_paused(ground, &unit, true).await?;
+    let stop = ground.runtime.stop(unit.id, SHORT_GRACE);
+    ground.within("stop", stop).await??;
+    ground.until_exited(unit.id).await?;
+    let ended = ground.runtime.set_paused(unit.id, true);
+    let ended = ground.within("pause what has ended", ended).await?;
+    ensure(ended.is_err(), || "what has ended was paused".to_owned())?;
+    ground.remove(unit.id).await?;
+
+    let unit = ground.started(Program::IgnoreTerm).await?;
+    ground
+        .until(unit.id, "it runs", Observed::is_running)
+        .await?;
+    set_paused(ground, &unit, true).await?;
+    ground.remove(unit.id).await
+}
+
+async fn set_paused(ground: &Ground<'_>, unit: &Unit, is_paused: bool) -> Outcome {
+    let set = ground.runtime.set_paused(unit.id, is_paused);
+    ground.within("pause or resume", set).await??;
+    let what = if is_paused {
+        "it stands still"
+    } else {
+        "it goes on"
+    };
+    let wanted = |seen: &Observed| match is_paused {
+        true => seen.phase == Phase::Paused,
+        false => seen.is_running(),
+    };
+    ground.until(unit.id, what, wanted).await.map(drop)
+}
+
 /// A program that does not obey is killed after the grace, not before.
 ///
 /// # Errors
@@ -230,17 +288,21 @@ pub async fn remove_ends_what_runs(ground: &Ground<'_>) -> Outcome {
 /// # Errors
 /// What went wrong, as in every scenario.
 pub async fn tells_changes(ground: &Ground<'_>) -> Outcome {
-    let unit = ground.started(Program::Talk).await?;
+    let unit = ground.unit(Program::Talk);
     let told = async {
         loop {
             ground.runtime.changed().await;
-            let seen = ground.runtime.observe(unit.id).await?;
-            if matches!(seen.phase, Phase::Exited { .. }) {
-                return Ok::<(), Error>(());
+            // What is still being made may not be observed yet.
+            let seen = ground.runtime.observe(unit.id).await;
+            if seen.is_ok_and(|seen| matches!(seen.phase, Phase::Exited { .. })) {
+                return;
             }
         }
     };
-    ground.within("a told change", told).await??;
+    // From before there is something that could change: a backend may look out for changes only
+    // once somebody waits for them.
+    let told = ground.within("a told change", told);
+    tokio::try_join!(told, ground.start(&unit))?;
     ground.remove(unit.id).await
 }
 

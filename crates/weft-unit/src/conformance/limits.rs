@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 use weft_types::Reason;
 
-use crate::{Error, Phase};
+use crate::{Error, Observed, Phase};
 
 use super::subject::{Failed, Ground, Outcome, Program, ensure};
 
@@ -13,15 +13,17 @@ use super::subject::{Failed, Ground, Outcome, Program, ensure};
 /// What went wrong, as in every scenario.
 pub async fn memory_beyond_the_limit_is_oom_killed(ground: &Ground<'_>) -> Outcome {
     let unit = ground.started(Program::MemoryHog).await?;
-    let phase = ground.until_exited(unit.id).await?;
-    let told = matches!(
-        phase,
-        Phase::Exited {
-            reason: Some(Reason::OomKilled),
-            ..
-        }
-    );
-    ensure(told, || format!("{phase:?}"))?;
+    // An engine may tell of the end before it tells of its cause.
+    let is_told = |seen: &Observed| {
+        matches!(
+            seen.phase,
+            Phase::Exited {
+                reason: Some(Reason::OomKilled),
+                ..
+            }
+        )
+    };
+    ground.until(unit.id, "it is oom-killed", is_told).await?;
     ground.remove(unit.id).await
 }
 

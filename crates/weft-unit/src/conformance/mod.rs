@@ -18,6 +18,7 @@ pub mod docker;
 pub mod exec;
 pub mod git;
 pub mod images;
+pub mod layer;
 pub mod life;
 pub mod limits;
 pub mod output;

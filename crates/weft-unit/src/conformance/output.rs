@@ -1,8 +1,10 @@
 //! What units print and use.
 
+use weft_types::UnitId;
+
 use crate::{LogLine, LogsWanted, Observed};
 
-use super::subject::{Failed, Ground, Outcome, Program, ensure, text};
+use super::subject::{Ground, Outcome, Program, ensure, text};
 
 fn is_from(line: &LogLine, wanted: &str, is_stderr: bool) -> bool {
     text(line) == wanted && line.is_stderr == is_stderr
@@ -50,21 +52,26 @@ pub async fn gives_the_tail_and_what_is_later(ground: &Ground<'_>) -> Outcome {
     ensure(tail.len() == 2 && tail[..] == all[all.len() - 2..], || {
         format!("the last two of {all:?} are not {tail:?}")
     })?;
-    let third = all
-        .iter()
-        .find(|line| text(line) == "line-3")
-        .ok_or_else(|| Failed(format!("no third line in {all:?}")))?;
-    let later = LogsWanted {
-        since_ms: Some(third.at_ms),
+    gives_what_is_later(ground, unit.id, &all).await?;
+    ground.remove(unit.id).await
+}
+
+/// Asks for what is later than the last line before the last moment of an instance that has ended.
+async fn gives_what_is_later(ground: &Ground<'_>, id: UnitId, all: &[LogLine]) -> Outcome {
+    let end_ms = all.last().map_or(0, |line| line.at_ms);
+    // A machine that stood still may have given all lines the same time.
+    let Some(pivot) = all.iter().rfind(|line| line.at_ms < end_ms) else {
+        return Ok(());
+    };
+    let wanted = LogsWanted {
+        since_ms: Some(pivot.at_ms),
         ..LogsWanted::default()
     };
-    let later = ground.lines(unit.id, later).await?;
-    let has = |wanted: &str| later.iter().any(|line| text(line) == wanted);
-    ensure(
-        has("last") && has("line-5") && !has("line-1") && !has("line-3"),
-        || format!("later than the third line: {later:?}"),
-    )?;
-    ground.remove(unit.id).await
+    let later = ground.lines(id, wanted).await?;
+    let expected = all.iter().filter(|line| line.at_ms > pivot.at_ms);
+    ensure(later.iter().eq(expected), || {
+        format!("later than {pivot:?} of {all:?}: {later:?}")
+    })
 }
 
 /// A follower gets all lines once, the new ones as they come, and the end with the instance.

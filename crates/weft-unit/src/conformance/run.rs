@@ -4,8 +4,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Instant;
 
+use weft_types::RuntimeKind;
+
 use super::subject::{Failed, Ground, Outcome, Subject};
-use super::{crash, exec, life, limits, output};
+use super::{crash, exec, layer, life, limits, output};
 
 type Running<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
 
@@ -37,6 +39,7 @@ scenarios! {
     life::tells_exit_codes,
     life::starts_again_what_ended,
     life::stop_is_obeyed,
+    life::stands_still_and_goes_on,
     life::stop_kills_after_the_grace,
     life::remove_ends_what_runs,
     life::tells_changes,
@@ -46,6 +49,7 @@ scenarios! {
     output::follows_until_the_end,
     output::follower_may_go_away,
     output::tells_what_is_used,
+    layer::tells_what_is_written,
     exec::runs_commands_inside,
     exec::passes_standard_input,
     exec::missing_command_gives_127,
@@ -93,6 +97,10 @@ fn lacks(ground: &Ground<'_>, name: &str) -> Option<&'static str> {
         | "missing_command_gives_127"
         | "dropped_session_ends_the_command"
         | "refuses_what_does_not_run" => (can.exec, "commands inside"),
+        "tells_what_is_written" => (
+            can.exec && ground.runtime.kind() != RuntimeKind::Vm,
+            "layer of its own that commands could write to",
+        ),
         "tells_exit_codes" => (can.exit_codes, "exit codes"),
         "tells_changes" => (can.events, "events"),
         "memory_beyond_the_limit_is_oom_killed" => (can.memory_limit, "a limit of memory"),

@@ -23,6 +23,11 @@ pub const SERVED: &str = "served by weft";
 /// How often is looked whether something has come true.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// How long the first answer of a unit is waited for, each further one a quarter longer. What
+/// forwards to a unit may have taken the connection before the unit listens, and then tries again
+/// only after many seconds.
+const FIRST_ANSWER: Duration = Duration::from_millis(500);
+
 /// What a unit of the suite does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Program {
@@ -145,7 +150,7 @@ pub trait Subject: Send + Sync {
 
     /// How long anything may take: starting, stopping, answering.
     fn patience(&self) -> Duration {
-        Duration::from_secs(30)
+        Duration::from_secs(120)
     }
 
     /// How many instances of a unit there are, counted from the outside; `None` when that cannot be
@@ -329,17 +334,23 @@ impl<'a> Ground<'a> {
     /// # Errors
     /// When it does not in time.
     pub async fn until_serving(&self, id: UnitId) -> Outcome {
-        self.eventually("the unit answers HTTP", || async move {
-            let observed = self.observe(id).await.map_err(|failed| failed.0)?;
-            let address = publish_address(&observed, SERVE_PORT)
-                .ok_or_else(|| format!("no address in {observed:?}"))?;
-            let body = http_get(address)
-                .await
-                .map_err(|e| format!("{address}: {e}; {observed:?}"))?;
-            if body.contains(SERVED) {
-                return Ok(());
+        let mut patience = FIRST_ANSWER;
+        self.eventually("the unit answers HTTP", || {
+            let at_most = patience;
+            patience = patience.saturating_add(patience / 4);
+            async move {
+                let observed = self.observe(id).await.map_err(|failed| failed.0)?;
+                let address = publish_address(&observed, SERVE_PORT)
+                    .ok_or_else(|| format!("no address in {observed:?}"))?;
+                let body = tokio::time::timeout(at_most, http_get(address))
+                    .await
+                    .map_err(|_| format!("{address} is silent for {at_most:?}; {observed:?}"))?
+                    .map_err(|e| format!("{address}: {e}; {observed:?}"))?;
+                if body.contains(SERVED) {
+                    return Ok(());
+                }
+                Err(format!("answered {body:?}"))
             }
-            Err(format!("answered {body:?}"))
         })
         .await
     }

@@ -1,11 +1,10 @@
 //! Applications of several services, inline and from Git, over a private engine.
 
-mod common;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, World, backend, inline, unit};
+use crate::common;
+use crate::common::{PATIENCE, World, backend, inline, unit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_types::{Bytes, ComposeSpec, GitSource, Millicores, Reason};
 use weft_unit::conformance::git::GitServer;
@@ -72,23 +71,35 @@ async fn page(observed: &Observed) -> String {
 }
 
 async fn run_inside(world: &World, unit: &Unit, part: &str, command: &str) -> String {
+    let ran = try_inside(world, unit, part, command).await;
+    ran.unwrap()
+}
+
+async fn try_inside(
+    world: &World,
+    unit: &Unit,
+    part: &str,
+    command: &str,
+) -> Result<String, weft_unit::Error> {
     let wanted = ExecWanted {
         command: ["/bin/sh", "-c", command].map(str::to_owned).into(),
         part: part.to_owned(),
         tty: None,
     };
-    let mut session = world.runtime.exec(unit.id, wanted).await.unwrap();
+    let mut session = world.runtime.exec(unit.id, wanted).await?;
     let mut said = String::new();
     while let Some(ExecOutput::Stdout(bytes) | ExecOutput::Stderr(bytes)) =
         session.output.recv().await
     {
         said.push_str(&String::from_utf8_lossy(&bytes));
     }
-    said
+    Ok(said)
 }
 
 async fn ticks(world: &World, unit: &Unit) -> u64 {
-    let said = run_inside(world, unit, "worker", "redis-cli -h redis GET ticks").await;
+    let said = try_inside(world, unit, "worker", "redis-cli -h redis GET ticks").await;
+    // The worker may be between two of its lives.
+    let said = said.unwrap_or_default();
     let number = said.trim().trim_matches('"').parse().ok();
     number.unwrap_or(0)
 }
@@ -102,6 +113,22 @@ async fn until_ticking(world: &World, unit: &Unit, above: u64) -> u64 {
         }
         assert!(Instant::now() < end, "{now} ticks, not more than {above}");
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The process of a container, as the engine tells it; `None` while there is none.
+fn pid_of(world: &World, container: &str) -> Option<rustix::process::Pid> {
+    let asked = ["inspect", "-f", "{{.State.Pid}}", container];
+    let told = world.daemon.docker(&asked).unwrap();
+    rustix::process::Pid::from_raw(told.trim().parse().ok()?)
+}
+
+/// Waits until the engine has noticed that a process was killed, and made another.
+async fn until_another_life(world: &World, container: &str, before: rustix::process::Pid) {
+    let end = Instant::now() + PATIENCE;
+    while pid_of(world, container).is_none_or(|pid| pid == before) {
+        assert!(Instant::now() < end, "{container} stays dead");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -169,12 +196,9 @@ async fn an_inline_application_runs_is_repaired_updated_and_removed() {
         .until(first.id, "it runs again", Observed::is_running)
         .await;
     let worker = format!("weft-{}_worker_1", first.id);
-    let pid = world
-        .daemon
-        .docker(&["inspect", "-f", "{{.State.Pid}}", &worker])
-        .unwrap();
-    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let killed = pid_of(&world, &worker).expect("the worker runs");
+    rustix::process::kill_process(killed, rustix::process::Signal::KILL).unwrap();
+    until_another_life(&world, &worker, killed).await;
     world
         .until(first.id, "the worker is back", Observed::is_running)
         .await;
@@ -304,6 +328,8 @@ async fn an_application_from_git_is_built_run_and_updated() {
     assert_eq!(world.runtime.clean(everything).await.unwrap().items, 1);
     world.runtime.start(&second).await.unwrap();
     world.runtime.remove(second.id, false).await.unwrap();
+    // Redis, and what the page was built from.
+    assert_eq!(world.runtime.clean(everything).await.unwrap().items, 2);
     assert_eq!(world.runtime.clean(everything).await.unwrap().items, 0);
     let images = world
         .daemon
@@ -434,27 +460,41 @@ async fn limits_bound_the_sum_of_all_services() {
     let world = world_or_skip!();
     // Each holds 40 MiB in memory: together more than the unit may have, alone less.
     let hog = "dd if=/dev/zero of=/dev/shm/x bs=1M count=40 && sleep 600 || exit 137";
-    let service = format!(
-        "{{image: {}, entrypoint: [/bin/sh, -c, '{hog}'], shm_size: 64m}}",
-        world.busybox
-    );
-    let text = format!("services: {{a: {service}, b: {service}, c: {service}}}");
-    let mut unit = unit(world.id(1), 1, inline(text));
-    unit.resources.memory = Bytes(64 << 20);
-    unit.resources.cpu = Millicores(250);
-    world.up(&unit).await;
-    let oom = |seen: &Observed| {
-        matches!(
-            seen.phase,
-            Phase::Exited {
-                reason: Some(Reason::OomKilled),
-                ..
-            }
-        ) || seen
-            .parts
-            .iter()
-            .any(|part| matches!(part.phase, Phase::Exited { .. }))
+    let application = |script: &str| {
+        let service = format!(
+            "{{image: {}, entrypoint: [/bin/sh, -c, '{script}'], shm_size: 64m}}",
+            world.busybox
+        );
+        inline(format!(
+            "services: {{a: {service}, b: {service}, c: {service}}}"
+        ))
     };
+    let bounded = |number, script: &str| {
+        let mut unit = unit(world.id(number), 1, application(script));
+        unit.resources.memory = Bytes(64 << 20);
+        unit.resources.cpu = Millicores(250);
+        unit
+    };
+    let is_ended = |phase: &Phase| matches!(phase, Phase::Exited { .. });
+    let oom = |seen: &Observed| seen.parts.iter().any(|part| is_ended(&part.phase));
+
+    // At once: what is over the limit may still be starting.
+    let hasty = bounded(1, hog);
+    let progress = Progress::new(String::new());
+    world.runtime.prepare(&hasty, &progress).await.unwrap();
+    match world.runtime.start(&hasty).await {
+        Ok(()) => drop(world.until(hasty.id, "one does not fit", oom).await),
+        Err(error) => assert_eq!(error.reason, Reason::OomKilled, "{error}"),
+    }
+    world.runtime.remove(hasty.id, false).await.unwrap();
+
+    let waiting = format!("until [ -e /tmp/go ]; do sleep 0.1; done; {hog}");
+    let unit = bounded(2, &waiting);
+    world.up(&unit).await;
+    // These two are enough, and leave room for the command in the second.
+    for part in ["a", "b"] {
+        run_inside(&world, &unit, part, "touch /tmp/go").await;
+    }
     let seen = world.until(unit.id, "one does not fit", oom).await;
     let usage = world.runtime.stats(unit.id).await;
     assert!(
@@ -558,5 +598,66 @@ async fn a_private_registry_is_read_with_the_units_credentials_alone() {
         .await;
     no_file_holds(&world, "hunter2-long");
     world.runtime.remove(private.id, false).await.unwrap();
+    assert_eq!(world.leftovers(), Vec::<String>::new());
+}
+
+/// Names of the images that an engine has.
+fn images_of(world: &World) -> Vec<String> {
+    let format = "{{.Repository}}:{{.Tag}}";
+    let told = world
+        .daemon
+        .docker(&["images", "--format", format])
+        .unwrap();
+    let mut names: Vec<_> = told.split_whitespace().map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn images_that_were_pulled_for_applications_are_cleaned_and_no_others() {
+    let world = world_or_skip!();
+    let policy = |days: u64| CleanPolicy {
+        unused_for: Duration::from_secs(days * 24 * 3_600),
+        min_free_bytes: 0,
+    };
+    // The same content under a name that others pulled.
+    let dir = world.daemon.dir.path();
+    let theirs = images::busybox(dir, "theirs", &[]).unwrap();
+    let theirs = world.registry.push(&theirs, "theirs:1").unwrap().tagged;
+    world.daemon.docker(&["pull", &theirs]).unwrap();
+
+    let missing = world.busybox.replace("busybox:1", "missing:1");
+    let broken = inline(format!("services: {{a: {{image: '{missing}'}}}}"));
+    let broken = unit(world.id(1), 1, broken);
+    prepare_error(&world, &broken).await;
+    world.runtime.remove(broken.id, false).await.unwrap();
+
+    let sleep = "entrypoint: [/bin/sleep, '600'], stop_signal: SIGKILL";
+    let text = format!(
+        "services: {{a: {{image: '{}', {sleep}}}, b: {{image: '{theirs}', {sleep}}}}}",
+        world.busybox
+    );
+    let runs = unit(world.id(2), 1, inline(text));
+    world.up(&runs).await;
+    let both = images_of(&world);
+    assert_eq!(both.len(), 2, "{both:?}");
+    let clean = async |days| world.runtime.clean(policy(days)).await.unwrap().items;
+    assert_eq!(clean(0).await, 0, "both are in use");
+    world.runtime.remove(runs.id, false).await.unwrap();
+    assert_eq!(clean(1).await, 0, "it was in use just now");
+    assert_eq!(images_of(&world), both);
+    assert_eq!(clean(0).await, 1);
+    assert_eq!(images_of(&world), [theirs]);
+    // With little room it goes at once, and is there again when it is needed.
+    world.up(&runs).await;
+    world.runtime.remove(runs.id, false).await.unwrap();
+    let pressed = CleanPolicy {
+        min_free_bytes: u64::MAX,
+        ..policy(1)
+    };
+    let cleaned = world.runtime.clean(pressed).await.unwrap();
+    assert_eq!(cleaned.items, 1);
+    assert!(cleaned.bytes > 0);
+    assert_eq!(images_of(&world).len(), 1);
     assert_eq!(world.leftovers(), Vec::<String>::new());
 }

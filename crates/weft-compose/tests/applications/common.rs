@@ -1,5 +1,4 @@
 //! A private Docker engine and images from Debian packages, ended with their test.
-#![allow(dead_code)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -59,6 +58,46 @@ pub struct World {
     pub busybox: String,
     workload: WorkloadId,
     pub daemon: Daemon,
+    traces: Traces,
+}
+
+/// What of a failed test's units is outside of the engine and of its directory. Dropped after the
+/// engine, which holds the groups.
+#[derive(Default)]
+struct Traces {
+    units: Vec<UnitId>,
+    scratch: Vec<String>,
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        let mount = Path::new("/sys/fs/cgroup");
+        let roots = entries(mount).into_iter();
+        for root in roots.chain([mount.display().to_string()]) {
+            let above = Path::new(&root).join("weft-compose");
+            for unit in &self.units {
+                let group = above.join(unit.to_string());
+                for inner in entries(&group) {
+                    let _ = fs::remove_dir(inner);
+                }
+                let _ = fs::remove_dir(group);
+            }
+            // It stays as long as there are others' units in it.
+            let _ = fs::remove_dir(above);
+        }
+        for path in &self.scratch {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let units = entries(&self.data().join("units"));
+        let names = units.iter().filter_map(|path| path.rsplit('/').next());
+        self.traces.units = names.filter_map(|name| name.parse().ok()).collect();
+        self.traces.scratch = self.scratch();
+    }
 }
 
 impl World {
@@ -76,6 +115,7 @@ impl World {
             busybox,
             workload: WorkloadId(u64::from(std::process::id()) << 8 | u64::from(number)),
             daemon,
+            traces: Traces::default(),
         }
     }
 
@@ -121,17 +161,24 @@ impl World {
     /// What is left of any unit: in the engine, in groups, on disk.
     pub fn leftovers(&self) -> Vec<String> {
         let mut left = self.daemon.leftovers();
-        let data = self.daemon.dir.path().join("weft-n1");
+        let data = self.data();
         for place in ["units", "slots", "locks"] {
             left.extend(entries(&data.join(place)));
         }
-        let prefix = format!("weft-compose-{}-", node(&self.daemon, "n1"));
-        left.extend(
-            entries(Path::new("/dev/shm"))
-                .into_iter()
-                .filter(|path| path.contains(&prefix)),
-        );
+        left.extend(self.scratch());
         left
+    }
+
+    fn data(&self) -> PathBuf {
+        self.daemon.dir.path().join("weft-n1")
+    }
+
+    /// Directories in memory, with variables of units.
+    fn scratch(&self) -> Vec<String> {
+        let prefix = format!("weft-compose-{}-", node(&self.daemon, "n1"));
+        let mut all = entries(Path::new("/dev/shm"));
+        all.retain(|path| path.contains(&prefix));
+        all
     }
 }
 

@@ -1,12 +1,11 @@
 //! The suite of all backends, over a private engine.
 
-mod common;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::common;
+use crate::common::{PATIENCE, World, backend};
 use async_trait::async_trait;
-use common::{PATIENCE, World, backend};
 use serde_json::json;
 use weft_types::UnitId;
 use weft_unit::conformance::{Abilities, Program, SERVE_PORT, Subject};
