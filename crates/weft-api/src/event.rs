@@ -19,7 +19,8 @@ pub struct EventView {
     pub subject: String,
     /// When it happened.
     pub time: String,
-    /// Grows by one for each event; pass it as `since` to go on after it.
+    /// Grows with each event, with gaps where a server was started; pass it as `since` to go on
+    /// after it.
     pub seq: u64,
     /// The rest: `reason`, `detail` and what belongs to the type.
     #[schema(value_type = Object)]

@@ -12,7 +12,7 @@ use crate::error::root_cause;
 use crate::{Endpoint, Error};
 
 /// How long a connection may take to be made.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a plain call may take in all.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often an idle connection is probed, so that a vanished server is noticed.

@@ -104,6 +104,26 @@ impl Client {
         self.json(request).await
     }
 
+    /// Lets units of a service stand still, or go on: one, or all of them.
+    ///
+    /// # Errors
+    /// Those of any call.
+    pub async fn set_workload_paused(
+        &self,
+        id: &str,
+        unit: Option<u32>,
+        is_paused: bool,
+    ) -> Result<WorkloadView, Error> {
+        let verb = if is_paused { "/pause" } else { "/resume" };
+        let mut request = self
+            .request(Method::POST, &path(id, verb))
+            .timeout(CALL_TIMEOUT);
+        if let Some(unit) = unit {
+            request = request.query(&[("unit", unit)]);
+        }
+        self.json(request).await
+    }
+
     /// Deletes a service; what is left of it goes afterwards.
     ///
     /// # Errors

@@ -1,10 +1,11 @@
 //! The suite against the embedded store.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use weft_intake::EmbeddedQueue;
-use weft_intake::conformance::{LEASE, Subject, run};
+use weft_intake::conformance::{Subject, run};
 
 struct InStore(Arc<dyn weft_store::Store>);
 
@@ -12,8 +13,8 @@ struct InStore(Arc<dyn weft_store::Store>);
 impl Subject for InStore {
     type Queue = EmbeddedQueue;
 
-    async fn consumer(&self, queue: &str, name: &str) -> EmbeddedQueue {
-        EmbeddedQueue::new(Arc::clone(&self.0), &format!("intake/{queue}"), name, LEASE)
+    async fn leased(&self, queue: &str, name: &str, lease: Duration) -> EmbeddedQueue {
+        EmbeddedQueue::new(Arc::clone(&self.0), &format!("intake/{queue}"), name, lease)
     }
 
     async fn push(&self, queue: &str, body: Bytes) {

@@ -1,8 +1,10 @@
 //! The suite and what is special about JetStream, against a real `nats-server`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use async_nats::ConnectOptions;
 use async_nats::jetstream;
+use async_nats::jetstream::context::PublishError;
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -10,6 +12,9 @@ use weft_e2e::Engine;
 use weft_intake::conformance::{LEASE, Subject, run};
 use weft_intake::nats::NatsQueue;
 use weft_intake::{Acked, Done, NatsSettings, WorkQueue};
+
+/// How long an answer may take; the client's own five seconds are little for a busy machine.
+const ANSWER: Duration = Duration::from_secs(60);
 
 struct InNats {
     engine: Engine,
@@ -19,16 +24,16 @@ struct InNats {
 impl InNats {
     async fn start() -> Option<Self> {
         let engine = Engine::nats()?;
-        let client = async_nats::connect(engine.url()).await;
-        let producer = jetstream::new(client.expect("it answers"));
+        let mut producer = jetstream::new(connect(&engine.url()).await);
+        producer.set_timeout(ANSWER);
         Some(Self { engine, producer })
     }
 
-    fn settings(&self, queue: &str) -> NatsSettings {
+    fn settings(&self, queue: &str, lease: Duration) -> NatsSettings {
         NatsSettings {
             stream: queue.to_uppercase(),
             subject: format!("test.{queue}"),
-            lease: LEASE,
+            lease,
             ..NatsSettings::new(self.engine.url())
         }
     }
@@ -43,13 +48,31 @@ impl InNats {
         let message = PublishMessage::build()
             .message_id(id)
             .payload(Bytes::copy_from_slice(body.as_bytes()));
+        let deadline = Instant::now() + ANSWER;
+        // Under its id it is one message, however often it is sent.
+        while let Err(error) = self.publish(queue, message.clone()).await {
+            assert!(Instant::now() < deadline, "{error}");
+        }
+    }
+
+    /// Resolves when it is stored.
+    async fn publish(&self, queue: &str, message: PublishMessage) -> Result<(), PublishError> {
         let subject = format!("test.{queue}");
-        let sent = self
-            .producer
-            .send_publish(subject, message)
-            .await
-            .expect("sent");
-        sent.await.expect("stored");
+        let sent = self.producer.send_publish(subject, message).await?;
+        sent.await.map(drop)
+    }
+}
+
+async fn connect(url: &str) -> async_nats::Client {
+    let deadline = Instant::now() + ANSWER;
+    loop {
+        let options = ConnectOptions::new()
+            .connection_timeout(ANSWER)
+            .request_timeout(Some(ANSWER));
+        match options.connect(url).await {
+            Ok(client) => return client,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
     }
 }
 
@@ -57,20 +80,16 @@ impl InNats {
 impl Subject for InNats {
     type Queue = NatsQueue;
 
-    async fn consumer(&self, queue: &str, _: &str) -> NatsQueue {
-        let consumer = NatsQueue::new(self.settings(queue)).expect("settings");
+    async fn leased(&self, queue: &str, _: &str, lease: Duration) -> NatsQueue {
+        let consumer = NatsQueue::new(self.settings(queue, lease)).expect("settings");
         // The first one makes the streams.
         consumer.depth().await.expect("it answers");
         consumer
     }
 
     async fn push(&self, queue: &str, body: Bytes) {
-        let sent = self
-            .producer
-            .publish(format!("test.{queue}"), body)
-            .await
-            .expect("sent");
-        sent.await.expect("stored");
+        let message = PublishMessage::build().payload(body);
+        self.publish(queue, message).await.expect("stored");
     }
 
     async fn result(&self, queue: &str, id: &str) -> Option<Bytes> {
@@ -150,7 +169,7 @@ async fn a_stream_of_another_kind_is_refused_by_name() {
         ..Default::default()
     };
     nats.producer.create_stream(config).await.expect("a stream");
-    let queue = NatsQueue::new(nats.settings("other")).expect("settings");
+    let queue = NatsQueue::new(nats.settings("other", LEASE)).expect("settings");
     let refused = queue
         .take(1, Duration::ZERO)
         .await

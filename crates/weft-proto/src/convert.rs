@@ -2,7 +2,7 @@
 
 use bytes::Bytes as Buffer;
 use weft_types::{
-    Bytes, Millicores, NodeCapacity, RuntimeKind, SandboxMode, TaskInput, TaskSpec, Workload,
+    Bytes, Millicores, Money, NodeCapacity, RuntimeKind, SandboxMode, TaskInput, TaskSpec, Workload,
 };
 
 use crate::v1;
@@ -46,6 +46,14 @@ pub fn capacity_from_proto(message: &v1::Capacity) -> Result<NodeCapacity, Inval
             });
         }
     }
+    let micros = message.price_per_hour_micros;
+    let price = i64::try_from(micros).ok().map(Money);
+    let price_per_hour = price
+        .filter(|price| *price <= Money::MAX_PRICE_PER_HOUR)
+        .ok_or_else(|| InvalidMessage {
+            field: "price_per_hour_micros",
+            detail: format!("{micros} is more than {}", Money::MAX_PRICE_PER_HOUR.0),
+        })?;
     Ok(NodeCapacity {
         cpu: Millicores(message.cpu_millicores),
         memory: Bytes(message.memory_bytes),
@@ -61,6 +69,7 @@ pub fn capacity_from_proto(message: &v1::Capacity) -> Result<NodeCapacity, Inval
             .collect(),
         labels: message.labels.clone(),
         capabilities: message.capabilities.clone(),
+        price_per_hour,
     })
 }
 
@@ -80,6 +89,7 @@ pub fn capacity_to_proto(capacity: &NodeCapacity) -> v1::Capacity {
             .collect(),
         labels: capacity.labels.clone(),
         capabilities: capacity.capabilities.clone(),
+        price_per_hour_micros: capacity.price_per_hour.0.try_into().unwrap_or(0),
         ..v1::Capacity::default()
     }
 }
