@@ -3,7 +3,7 @@
 use tokio::sync::watch;
 use weft_proto::v1;
 use weft_runtime::{Probe, Runtimes};
-use weft_types::{Bytes, Millicores, NodeCapacity, Resources, RuntimeKind};
+use weft_types::{Bytes, Millicores, Money, NodeCapacity, Resources, RuntimeKind};
 
 use crate::Config;
 use crate::executor::MAX_HELD_TASKS;
@@ -62,6 +62,7 @@ pub(crate) async fn offer(config: &Config, runtimes: &Runtimes) -> Offer {
         arch: std::env::consts::ARCH.to_owned(),
         os: std::env::consts::OS.to_owned(),
         labels: config.labels.clone(),
+        price_per_hour: Money(config.price_per_hour.0 / i64::from(config.share.max(1))),
         ..NodeCapacity::default()
     };
     let mut missing = Vec::new();

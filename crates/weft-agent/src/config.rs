@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use weft_types::{Bytes, Millicores, NodeId};
+use weft_types::{Bytes, Millicores, Money, NodeId};
 
 /// What runs containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,7 +52,9 @@ pub struct Config {
     pub cpu: Option<Millicores>,
     /// Memory to offer, instead of what the machine has.
     pub memory: Option<Bytes>,
-    /// How many agents share this machine; each offers its part.
+    /// What an hour of this machine costs, in US dollars; not negative.
+    pub price_per_hour: Money,
+    /// How many agents share this machine; each offers its part, at its part of the price.
     pub share: u32,
     /// A directory that goes when the agent's process dies.
     pub cleanup_dir: Option<PathBuf>,
@@ -81,6 +83,7 @@ impl Config {
             threshold_percent: 80,
             cpu: None,
             memory: None,
+            price_per_hour: Money(0),
             share: 1,
             cleanup_dir: None,
             peer_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{FlockOperation, flock};
 use tonic::Code;
 use weft_pki::{Certificate, ClientTls, Credentials, Identity, JoinToken, NodeIdentity};
 use weft_proto::v1;
@@ -15,6 +16,10 @@ use crate::{Config, Error, machine};
 
 /// How long a server is looked for on the local network.
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an agent that was killed may still be there by a process that it was just making: that
+/// has the lock until it runs its own program.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// The waits between asking whether a node whose certificate expired may come back.
 const FIRST_REJOIN: Duration = Duration::from_secs(1);
 const MAX_REJOIN: Duration = Duration::from_secs(10);
@@ -44,7 +49,7 @@ impl Member {
     /// The member that the data directory remembers, or a new one by its token.
     pub(crate) async fn load_or_join(config: &Config) -> Result<Self, Error> {
         make_private_dir(&config.data_dir)?;
-        let lock = lock(&config.data_dir)?;
+        let lock = lock(&config.data_dir, LOCK_TIMEOUT).await?;
         let identity = NodeIdentity::load_or_generate_key(&config.data_dir.join("identity"))?;
         let known = identity.credentials()?;
         let is_new = known.is_none();
@@ -219,11 +224,16 @@ fn make_private_dir(dir: &Path) -> Result<(), Error> {
         .map_err(Error::file(dir))
 }
 
-fn lock(dir: &Path) -> Result<File, Error> {
+async fn lock(dir: &Path, patience: Duration) -> Result<File, Error> {
     let path = dir.join("lock");
     let file = File::create(&path).map_err(Error::file(&path))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-        .map_err(|_| Error::Locked(dir.to_path_buf()))?;
+    let locked = async {
+        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            tokio::time::sleep(LOCK_INTERVAL).await;
+        }
+    };
+    let locked = tokio::time::timeout(patience, locked).await;
+    locked.map_err(|_| Error::Locked(dir.to_path_buf()))?;
     Ok(file)
 }
 
@@ -251,5 +261,25 @@ async fn known_addresses(config: &Config, credentials: &Credentials) -> Result<V
         discover(&credentials.ca.fingerprint().to_string()).await
     } else {
         Ok(addresses)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_data_directory_is_taken_once_its_lock_is_let_go_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path(), Duration::ZERO).await.unwrap();
+        let refused = lock(dir.path(), LOCK_INTERVAL).await.unwrap_err();
+        assert!(matches!(refused, Error::Locked(_)), "{refused}");
+        let patient = lock(dir.path(), Duration::from_secs(60));
+        let let_go = async {
+            tokio::task::yield_now().await;
+            drop(held);
+        };
+        let (taken, ()) = tokio::join!(patient, let_go);
+        taken.unwrap();
     }
 }

@@ -32,6 +32,7 @@ mod outcome;
 mod renewal;
 mod runtimes;
 mod session;
+mod small_file;
 mod spawner;
 mod task;
 #[cfg(test)]

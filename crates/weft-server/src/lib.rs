@@ -22,6 +22,7 @@ mod events;
 mod follow;
 mod garbage;
 mod grpc;
+mod handover;
 mod intake;
 mod listener;
 mod liveness;

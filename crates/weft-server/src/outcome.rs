@@ -116,12 +116,16 @@ fn next_step(reason: Reason) -> Option<&'static str> {
         Reason::InsufficientResources | Reason::NoCandidate => {
             "`weft explain ID` names the nearest change"
         }
-        Reason::OomKilled => "give it more memory with --memory, for example twice as much",
+        Reason::OomKilled => {
+            "raise `resources.memory` (`weft run --memory`), for example to twice as much"
+        }
         Reason::Timeout => {
             "give it more time with --timeout, or look at its output with `weft logs ID`"
         }
         Reason::NonzeroExit => "look at its output with `weft logs ID`",
-        Reason::StorageError => "give it more disk with --disk, or free some on the node",
+        Reason::StorageError => {
+            "raise `resources.disk` (`weft run --disk`), or free some on the node"
+        }
         Reason::NodeLost => {
             "`weft node ls` shows the nodes; the task was moved as often as it may be"
         }

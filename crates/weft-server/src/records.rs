@@ -10,7 +10,7 @@ use weft_store::{
     Watch,
 };
 
-use crate::Error;
+use crate::{Error, handover};
 
 /// How many keys are read at once.
 const LISTED_AT_ONCE: usize = 1_000;
@@ -48,8 +48,13 @@ impl Records {
     /// When it cannot be opened.
     pub async fn open(dir: &Path) -> Result<Self, Error> {
         let dir = dir.to_path_buf();
-        let opened =
-            tokio::task::spawn_blocking(move || Embedded::open(&dir, Options::default())).await;
+        let opened = tokio::task::spawn_blocking(move || {
+            handover::open(
+                || Embedded::open(&dir, Options::default()),
+                |error| matches!(error, weft_store::Error::Locked(_)),
+            )
+        })
+        .await;
         let store = opened.map_err(|error| Error::Corrupt {
             what: "store".to_owned(),
             detail: error.to_string(),

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use weft_types::{NodeId, UnitId};
 
+use crate::small_file;
+
 const VERSION: u32 = 1;
 
 /// The exclusive units of a node, with what is needed to end them.
@@ -84,9 +86,7 @@ impl Place {
     /// # Errors
     /// What the disk says.
     pub(super) fn write(&self, list: &List) -> io::Result<()> {
-        let partial = self.file().with_extension("partial");
-        fs::write(&partial, serde_json::to_vec(list)?)?;
-        fs::rename(&partial, self.file())
+        small_file::write_unsynced(&self.file(), &serde_json::to_vec(list)?)
     }
 
     /// The list; `None` when there is none, or none that this program knows how to read.

@@ -4,10 +4,12 @@
 //! and start there what still runs in the first.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use weft_types::RuntimeKind;
+
+use crate::small_file;
 
 /// The backends that have units, in a file of the data directory.
 #[derive(Debug)]
@@ -51,14 +53,7 @@ impl Remembered {
         }
         let mut names = self.names.clone();
         names.insert(kind, name.to_owned());
-        let partial = self.file.with_extension("partial");
-        let mut file = std::fs::File::create(&partial)?;
-        file.write_all(&serde_json::to_vec_pretty(&names)?)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, &self.file)?;
-        if let Some(dir) = self.file.parent() {
-            std::fs::File::open(dir)?.sync_all()?;
-        }
+        small_file::write(&self.file, &serde_json::to_vec_pretty(&names)?)?;
         self.names = names;
         Ok(())
     }

@@ -199,7 +199,7 @@ async fn a_restarted_node_comes_back_by_its_identity_without_a_token() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_is_renewed_at_its_half_life_within_the_session() {
     let server = Server::start().await;
-    *server.state.joined_valid.lock() = (now(), Duration::from_secs(6));
+    *server.state.joined_valid.lock() = (now(), Duration::from_secs(12));
     let dir = tempfile::tempdir().unwrap();
     let mut server = server;
     let node = Node::start(dir.path(), Some(server.token())).await;

@@ -47,6 +47,10 @@ struct Instance {
     lines: Vec<LogLine>,
     starts: u32,
     env: BTreeMap<String, String>,
+    /// What it has written to its layer.
+    disk_bytes: u64,
+    /// What it was last given to end.
+    grace: Option<Duration>,
 }
 
 impl Engine {
@@ -119,6 +123,18 @@ impl Engine {
         state.instances.get(&unit)?.env.get(name).cloned()
     }
 
+    /// What an instance was last given to end.
+    pub(crate) fn grace(&self, unit: UnitId) -> Option<Duration> {
+        self.state.lock().instances.get(&unit)?.grace
+    }
+
+    /// The instance has this much in its layer.
+    pub(crate) fn write(&self, unit: UnitId, bytes: u64) {
+        if let Some(instance) = self.state.lock().instances.get_mut(&unit) {
+            instance.disk_bytes = bytes;
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.state.lock().instances.is_empty()
     }
@@ -131,6 +147,8 @@ impl Engine {
             lines: Vec::new(),
             starts: 0,
             env: BTreeMap::new(),
+            disk_bytes: 0,
+            grace: None,
         };
         self.state.lock().instances.insert(unit, instance);
     }
@@ -256,9 +274,12 @@ impl UnitRuntime for Engine {
                 lines: Vec::new(),
                 starts: 0,
                 env: unit.secrets.env.clone(),
+                disk_bytes: 0,
+                grace: None,
             });
             if !matches!(instance.phase, Phase::Running { .. }) {
                 instance.starts += 1;
+                instance.disk_bytes = 0;
                 instance.phase = Phase::Running {
                     since_ms: now().as_millis(),
                 };
@@ -366,12 +387,27 @@ impl UnitRuntime for Engine {
 
     async fn stats(&self, id: UnitId) -> Result<Usage, Error> {
         self.call("stats", id, |state| {
-            state.instances.get(&id).ok_or_else(none)?;
+            let instance = state.instances.get(&id).ok_or_else(none)?;
             Ok(Usage {
+                disk_bytes: instance.disk_bytes,
                 cpu_us: now().as_millis() * 250,
                 memory_bytes: 1 << 20,
                 ..Usage::default()
             })
+        })
+        .await
+    }
+
+    async fn set_paused(&self, id: UnitId, is_paused: bool) -> Result<(), Error> {
+        self.call("pause", id, |state| {
+            let instance = state.instances.get_mut(&id).ok_or_else(none)?;
+            instance.phase = match is_paused {
+                true => Phase::Paused,
+                false => Phase::Running {
+                    since_ms: now().as_millis(),
+                },
+            };
+            Ok(())
         })
         .await
     }
@@ -382,6 +418,7 @@ impl UnitRuntime for Engine {
             if let Some(instance) = state.instances.get_mut(&id)
                 && matches!(instance.phase, Phase::Running { .. })
             {
+                instance.grace = Some(grace);
                 instance.phase = exited(Some(143));
             }
             Ok(())

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -54,6 +54,9 @@ pub(crate) struct State {
     pub(crate) asks_before_return: Mutex<u32>,
     /// Whether heartbeats are answered.
     pub(crate) beats: Arc<AtomicBool>,
+    /// How long the leases last that sessions are welcomed with. Heartbeats are answered only while
+    /// a test listens, so that a short one may end at any time.
+    pub(crate) lease_ttl_ms: Arc<AtomicU64>,
     sessions: mpsc::Sender<Session>,
     tunnels: mpsc::Sender<TunnelEnd>,
 }
@@ -87,6 +90,7 @@ pub(crate) struct Session {
     messages: Streaming<v1::AgentMessage>,
     answers: mpsc::Sender<Result<v1::ServerMessage, Status>>,
     beats: Arc<AtomicBool>,
+    lease_ttl_ms: Arc<AtomicU64>,
 }
 
 impl Server {
@@ -107,6 +111,7 @@ impl Server {
             blobs: Mutex::default(),
             asks_before_return: Mutex::default(),
             beats: Arc::new(AtomicBool::new(true)),
+            lease_ttl_ms: Arc::new(AtomicU64::new(60_000)),
             sessions: opened,
             tunnels: tunnelled,
         });
@@ -223,7 +228,7 @@ impl Session {
         let welcome = v1::Welcome {
             epoch,
             heartbeat_ms: 50,
-            lease_ttl_ms: 1_000,
+            lease_ttl_ms: self.lease_ttl_ms.load(Ordering::Relaxed),
             stop,
             ..v1::Welcome::default()
         };
@@ -327,6 +332,7 @@ impl v1::agent_server::Agent for State {
             messages: request.into_inner(),
             answers,
             beats: Arc::clone(&self.beats),
+            lease_ttl_ms: Arc::clone(&self.lease_ttl_ms),
         };
         self.sessions.send(session).await.unwrap();
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))

@@ -13,7 +13,7 @@ use weft_types::{UnitId, WorkloadState};
 use super::desired::{Desired, secrets};
 use super::disk::Record;
 use super::driver::{Before, Driver};
-use super::{Entry, Shared, Units, View};
+use super::{Entry, Shared, Units, View, Written};
 use crate::identity::now;
 
 impl Units {
@@ -177,7 +177,14 @@ impl Shared {
             is_settled: false,
         }));
         let (desired, wanted) = watch::channel(desired);
-        let driver = Driver::new(Arc::clone(self), unit, wanted, Arc::clone(&view));
+        let (written, readings) = watch::channel(Written::default());
+        let driver = Driver {
+            shared: Arc::clone(self),
+            unit,
+            wanted,
+            view: Arc::clone(&view),
+            written: readings,
+        };
         let driver = self.tokio.spawn(driver.drive(before));
         let driver = driver.abort_handle();
         table.insert(
@@ -185,6 +192,7 @@ impl Shared {
             Entry {
                 desired,
                 view,
+                written,
                 driver,
             },
         );

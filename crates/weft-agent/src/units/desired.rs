@@ -117,6 +117,8 @@ impl Desired {
             },
             exclusive: self.is_exclusive(),
             boots: is_machine,
+            // The disks of a machine have sizes of their own, which it cannot exceed.
+            max_disk_bytes: if is_machine { 0 } else { self.demand().disk.0 },
         }
     }
 

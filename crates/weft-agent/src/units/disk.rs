@@ -4,9 +4,9 @@
 //! Secrets are never written: a unit that has some and must be started again waits for the server
 //! to send them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use weft_core::unit::Memory;
 use weft_types::UnitId;
 
 use super::desired::Desired;
+use crate::small_file;
 
 const VERSION: u32 = 1;
 
@@ -88,17 +89,7 @@ impl Disk {
     /// Durable when it returns.
     pub(super) fn save(&self, record: &Record) -> io::Result<()> {
         let path = self.path(record.assignment.unit);
-        let partial = path.with_extension("partial");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&partial)?;
-        file.write_all(&serde_json::to_vec_pretty(record)?)?;
-        file.sync_all()?;
-        fs::rename(&partial, &path)?;
-        File::open(&self.dir)?.sync_all()
+        small_file::write(&path, &serde_json::to_vec_pretty(record)?)
     }
 
     pub(super) fn remove(&self, unit: UnitId) -> io::Result<()> {

@@ -8,6 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use weft_core::Monotonic;
 use weft_core::unit::{Failure, Input, Lease, Machine, Memory, Now, Output};
 use weft_types::{Reason, UnitId, WorkloadState};
@@ -19,7 +20,7 @@ use super::desired::Desired;
 use super::disk::Record;
 use super::logs::{Book, Follower};
 use super::ports::Local;
-use super::{Shared, View, health};
+use super::{Shared, View, Written, health};
 use crate::executor::Claim;
 use crate::identity::now;
 use crate::lease::{self, ExclusiveUnit};
@@ -42,10 +43,11 @@ pub(super) struct Before {
 
 /// Drives one unit.
 pub(super) struct Driver {
-    shared: Arc<Shared>,
-    unit: UnitId,
-    wanted: watch::Receiver<Desired>,
-    view: Arc<Mutex<View>>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) unit: UnitId,
+    pub(super) wanted: watch::Receiver<Desired>,
+    pub(super) view: Arc<Mutex<View>>,
+    pub(super) written: watch::Receiver<Written>,
 }
 
 /// A unit that is driven: from its first order until nothing of it is left.
@@ -62,6 +64,9 @@ struct Life {
     progress: watch::Receiver<String>,
     lease: watch::Receiver<Lease>,
     looks: watch::Receiver<u64>,
+    /// When it is looked at although nothing is said to have changed.
+    look_at: Instant,
+    written: watch::Receiver<Written>,
     /// What the disk has of it.
     saved: Option<Record>,
     told: Option<Local>,
@@ -69,20 +74,6 @@ struct Life {
 }
 
 impl Driver {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        unit: UnitId,
-        wanted: watch::Receiver<Desired>,
-        view: Arc<Mutex<View>>,
-    ) -> Self {
-        Self {
-            shared,
-            unit,
-            wanted,
-            view,
-        }
-    }
-
     /// Drives it until nobody asks for it any more.
     pub(super) async fn drive(mut self, before: Before) {
         let Before {
@@ -167,6 +158,8 @@ impl Life {
             probe: pending(),
             lease: shared.lease.subscribe(),
             looks: shared.looks.subscribe(),
+            look_at: Instant::now() + LOOK_INTERVAL,
+            written: driver.written.clone(),
             calls,
             notes,
             progress,
@@ -227,11 +220,18 @@ impl Life {
                 Input::Progress(self.progress.borrow_and_update().clone())
             }
             () = wake => Input::Tick,
-            Ok(()) = self.looks.changed() => {
-                Input::Look
+            Ok(()) = self.written.changed() => {
+                let Written { since, bytes } = *self.written.borrow_and_update();
+                Input::Measured { since, disk_bytes: bytes }
             }
-            () = tokio::time::sleep(LOOK_INTERVAL) => Input::Look,
+            Ok(()) = self.looks.changed() => self.look(),
+            () = tokio::time::sleep_until(self.look_at) => self.look(),
         }
+    }
+
+    fn look(&mut self) -> Input {
+        self.look_at = Instant::now() + LOOK_INTERVAL;
+        Input::Look
     }
 
     fn step(&mut self, input: Input) {

@@ -39,6 +39,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
+use weft_core::Monotonic;
 use weft_core::service::record::UnitStatus;
 use weft_proto::v1::agent_message::Message;
 use weft_types::{NodeId, RuntimeKind, UnitId};
@@ -103,7 +104,17 @@ struct Shared {
 struct Entry {
     desired: watch::Sender<Desired>,
     view: Arc<Mutex<View>>,
+    /// What its instance has written, for its driver.
+    written: watch::Sender<Written>,
     driver: AbortHandle,
+}
+
+/// A reading of what an instance has written to its own layer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Written {
+    /// When it was begun.
+    since: Monotonic,
+    bytes: u64,
 }
 
 /// What others than its driver may know of a unit.
@@ -326,6 +337,13 @@ impl Shared {
             view.is_running.then_some((*unit, view.kind))
         });
         running.collect()
+    }
+
+    /// Tells the driver of a unit what its instance has written.
+    fn wrote(&self, unit: UnitId, written: Written) {
+        if let Some(entry) = self.table.lock().get(&unit) {
+            entry.written.send_replace(written);
+        }
     }
 
     fn look(&self) {

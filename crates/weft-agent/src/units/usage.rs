@@ -1,15 +1,21 @@
 //! What units use, every few seconds. An engine that hangs delays nobody but itself.
+//!
+//! What an instance has written to its own layer is told to the driver of its unit, which has it
+//! ended when that is more than its limit. Where no quota of the engine hinders a unit, it may
+//! write what it can between two readings; of a large layer these are rarer ([`weft_unit::Sizes`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use weft_core::Monotonic;
 use weft_proto::v1;
 use weft_types::{RuntimeKind, UnitId};
 use weft_unit::Usage;
 
-use super::Shared;
+use super::{Shared, Written};
+use crate::lease;
 
 const INTERVAL: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 /// How long one unit's figures may take.
@@ -66,10 +72,14 @@ async fn read(
     requests: Option<&u64>,
 ) -> Option<(UnitId, Reading)> {
     let runtime = shared.runtimes.get(kind)?;
+    let since = Monotonic(lease::now_ms());
     let usage = tokio::time::timeout(TIMEOUT, runtime.stats(unit)).await;
+    let usage = usage.ok()?.ok()?;
+    let bytes = usage.disk_bytes;
+    shared.wrote(unit, Written { since, bytes });
     let reading = Reading {
         at: Instant::now(),
-        usage: usage.ok()?.ok()?,
+        usage,
         requests: requests.copied().unwrap_or(0),
     };
     Some((unit, reading))

@@ -12,8 +12,8 @@ use weft_queue::{JobKey, Journal, Options, Record, Recovery, ResultEntry, SyncOb
 use weft_types::{JobId, Reason, TaskGraph, TaskGraphBuilder, TaskState, Timestamp};
 
 use super::command::NewJob;
-use crate::Error;
 use crate::metrics::Metrics;
+use crate::{Error, handover};
 
 /// How many payloads are read at once when a job's dependencies are read back.
 const PAYLOADS_AT_ONCE: u32 = 65_536;
@@ -85,7 +85,13 @@ impl Log {
             }))),
             ..Options::default()
         };
-        let opened = tokio::task::spawn_blocking(move || Journal::open(&dir, options)).await;
+        let opened = tokio::task::spawn_blocking(move || {
+            handover::open(
+                || Journal::open(&dir, options.clone()),
+                |error| matches!(error, weft_queue::Error::Locked(_)),
+            )
+        })
+        .await;
         let (journal, recovery) = opened.map_err(|error| Error::Corrupt {
             what: "journal".to_owned(),
             detail: error.to_string(),

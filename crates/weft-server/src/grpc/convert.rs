@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use weft_api::{EventView, JobView, NodeView, OutputFileView, ResultView, Text, WhyView};
 use weft_proto::api;
-use weft_types::{FieldError, TaskCounts, TaskSpec, parse_json};
+use weft_types::{FieldError, Money, TaskCounts, TaskSpec, parse_json};
 
 use crate::rest::submit::at_task;
 
@@ -152,6 +152,10 @@ pub fn node(view: NodeView) -> api::Node {
             runtimes: capacity.runtimes.iter().map(ToString::to_string).collect(),
             labels: capacity.labels,
             capabilities: capacity.capabilities,
+            price_per_hour: match capacity.price_per_hour {
+                Money(0) => String::new(),
+                price => price.to_string(),
+            },
         }),
         usage: Some(api::NodeUsage {
             running: usage.running,

@@ -267,6 +267,14 @@ impl api::weft_server::Weft for WeftService {
         answer(changed, |message| message)
     }
 
+    async fn pause_workload(
+        &self,
+        request: Request<api::PauseWorkloadRequest>,
+    ) -> Answer<api::ServiceView> {
+        let changed = services::pause(&self.server, request.get_ref()).await;
+        answer(changed, |message| message)
+    }
+
     async fn delete_workload(
         &self,
         request: Request<api::DeleteWorkloadRequest>,

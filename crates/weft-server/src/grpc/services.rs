@@ -10,6 +10,7 @@ use weft_types::{FieldError, Workload, parse_json};
 
 use super::convert::{why, word};
 use super::unit_streams::Answers;
+use crate::rest::pausing::set_paused;
 use crate::rest::problem::ApiError;
 use crate::rest::unit_streams::since_ms;
 use crate::rest::workloads::{
@@ -174,6 +175,17 @@ pub async fn patch(
         request.revision,
     );
     view.await.map(service)
+}
+
+/// Lets units of a service stand still, or go on.
+pub async fn pause(
+    server: &Server,
+    request: &api::PauseWorkloadRequest,
+) -> Result<api::ServiceView, ApiError> {
+    let namespace = find::namespace(Some(&request.namespace))?;
+    let unit = Some(request.unit.as_str()).filter(|unit| !unit.is_empty());
+    let set = set_paused(server, &request.workload, &namespace, unit, request.paused);
+    set.await.map(service)
 }
 
 /// Deletes a service.

@@ -11,6 +11,7 @@ use weft_intake::{Done, WorkQueue};
 use weft_types::{Reason, TaskState};
 
 use super::codec::Codec;
+use super::cost;
 use crate::Error;
 use crate::outcome::why;
 use crate::rest::views;
@@ -62,12 +63,11 @@ pub(super) async fn answer(
     match codec {
         Codec::Redis => {
             let view = views(server, job.id, 0, 1).await?.into_iter().next();
+            let view = view.unwrap_or_else(forgotten);
             let now = rfc3339(server.clock.wall());
-            Ok(redis(
-                id,
-                view.unwrap_or_else(forgotten),
-                job.finished_at.clone().unwrap_or(now),
-            ))
+            let cost_usd = cost::of(server, job.id, &view).await;
+            let completed_at = job.finished_at.clone().unwrap_or(now);
+            Ok(redis(id, view, cost_usd, completed_at))
         }
         Codec::Nats => lines(server, queue, id, job).await,
     }
@@ -76,7 +76,7 @@ pub(super) async fn answer(
 /// What ends the delivery of a job that somebody removed before its end was told.
 pub(super) fn gone(codec: Codec, id: &str, now: String) -> Done {
     match codec {
-        Codec::Redis => redis(id, forgotten(), now),
+        Codec::Redis => redis(id, forgotten(), 0.0, now),
         Codec::Nats => Done {
             result: id.to_owned(),
             body: line(forgotten()).into(),
@@ -97,7 +97,7 @@ fn forgotten() -> ResultView {
 }
 
 /// The result and the measure of the contract.
-fn redis(id: &str, view: ResultView, completed_at: String) -> Done {
+fn redis(id: &str, view: ResultView, cost_usd: f64, completed_at: String) -> Done {
     let success = view.state == TaskState::Completed;
     let substrate = view.node.as_deref();
     let exec_time_ms = view.run_us as f64 / 1e3;
@@ -112,8 +112,7 @@ fn redis(id: &str, view: ResultView, completed_at: String) -> Done {
         success,
         exec_time_ms,
         bytes_processed,
-        // Own machines cost nothing by the hour.
-        cost_usd: 0.0,
+        cost_usd,
         completed_at: &completed_at,
     };
     let measure = serde_json::to_vec(&measure).unwrap_or_default();
@@ -124,7 +123,7 @@ fn redis(id: &str, view: ResultView, completed_at: String) -> Done {
         result: view.result.as_deref().filter(|_| success),
         exec_time_ms,
         bytes_processed,
-        cost_usd: 0.0,
+        cost_usd,
         error: error.filter(|_| !success),
         completed_at: completed_at.clone(),
     };
@@ -221,7 +220,7 @@ mod tests {
     }
 
     fn told(view: ResultView) -> Value {
-        let done = redis("x", view, "2026-01-01T00:00:00.000Z".to_owned());
+        let done = redis("x", view, 0.25, "2026-01-01T00:00:00.000Z".to_owned());
         assert_eq!(done.result, "x");
         serde_json::from_slice(&done.body).unwrap()
     }
@@ -238,7 +237,7 @@ mod tests {
         let expected = serde_json::json!({
             "job_id": "x", "substrate": "node-1", "success": true,
             "result": {"results": [{"op": "xor", "result": 1, "bytes": 3}, {"op": "add", "result": 2, "bytes": 4}]},
-            "exec_time_ms": 1.5, "bytes_processed": 7, "cost_usd": 0.0, "error": null,
+            "exec_time_ms": 1.5, "bytes_processed": 7, "cost_usd": 0.25, "error": null,
             "completed_at": "2026-01-01T00:00:00.000Z",
         });
         assert_eq!(told, expected);

@@ -8,6 +8,7 @@
 mod answer;
 mod backoff;
 mod codec;
+mod cost;
 mod door;
 mod metrics;
 mod nats_job;

@@ -50,6 +50,8 @@ impl Nodes {
         let now = self.shared.clock.wall();
         let public_key = csr_public_key(csr)?;
         let key_hash = key_hash(&public_key);
+        // Of two that join under one id at once the second one finds it taken.
+        let _turn = self.shared.turn(id).lock().await;
         let taken = self
             .shared
             .entries
@@ -65,7 +67,8 @@ impl Nodes {
                 .sign_node_csr(csr, id, self.shared.certificate_ttl, now)?;
         self.spend(token_id, secret, now).await?;
         let record = NodeRecord::new(id.clone(), key_hash, &certificate, now);
-        self.save(&record).await?;
+        let key = NodeRecord::key(id);
+        self.shared.records.put(&key, &record).await?;
         let entry = Entry {
             record,
             live: Live::default(),
@@ -191,8 +194,8 @@ impl Nodes {
             self.shared
                 .authority
                 .sign_node_csr(csr, node, self.shared.certificate_ttl, now)?;
-        let record = self.change(node, |record| record.certified(&certificate))?;
-        self.save(&record).await?;
+        self.change(node, |record| record.certified(&certificate))?;
+        self.save(node).await?;
         Ok(certificate)
     }
 }

@@ -1,6 +1,7 @@
 //! All nodes in memory, their records in the store.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ use crate::events::Events;
 use crate::liveness::{Listener, Liveness};
 use crate::records::Records;
 
+/// Records of different nodes are written at the same time, nearly always.
+const TURNS: usize = 64;
+
 /// What a node says of itself when it opens a session.
 #[derive(Debug, Clone)]
 pub struct SessionFacts {
@@ -42,6 +46,8 @@ pub(super) struct Live {
     pub(super) last_beat: v1::Heartbeat,
     pub(super) last_seen: Option<Timestamp>,
     pub(super) detail: Option<String>,
+    /// Whether somebody is about to write its record.
+    is_save_due: bool,
 }
 
 /// A node that asks to come back after its certificate expired.
@@ -75,6 +81,18 @@ pub(super) struct Shared {
     pub(super) dispatcher: Dispatcher,
     /// Told whenever a node came, went, or changed its state.
     pub(super) changed: watch::Sender<()>,
+    /// Whose turn it is to write the record of a node: of two changes the later one has to stay,
+    /// and what was removed must not come back.
+    turns: [tokio::sync::Mutex<()>; TURNS],
+}
+
+impl Shared {
+    /// What to hold while the record of a node is written or removed.
+    pub(super) fn turn(&self, node: &NodeId) -> &tokio::sync::Mutex<()> {
+        let mut hasher = DefaultHasher::new();
+        node.hash(&mut hasher);
+        &self.turns[hasher.finish() as usize % TURNS]
+    }
 }
 
 impl Nodes {
@@ -113,6 +131,7 @@ impl Nodes {
             clock,
             dispatcher,
             changed: watch::channel(()).0,
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -137,6 +156,12 @@ impl Nodes {
     /// Whether a node is part of the cluster.
     pub fn is_member(&self, node: &NodeId) -> bool {
         self.shared.entries.lock().contains_key(node)
+    }
+
+    /// What a node offers, as it said last.
+    pub fn capacity(&self, node: &NodeId) -> Option<NodeCapacity> {
+        let entries = self.shared.entries.lock();
+        entries.get(node).map(|entry| entry.record.capacity.clone())
     }
 
     /// The node that an id or a unique prefix of one means.
@@ -168,7 +193,7 @@ impl Nodes {
     /// When the store cannot be written.
     pub async fn session_opened(&self, node: &NodeId, facts: SessionFacts) -> Result<(), Error> {
         let now = self.shared.clock.wall();
-        let changed = {
+        let same = {
             let mut entries = self.shared.entries.lock();
             let Some(entry) = entries.get_mut(node) else {
                 return Err(Error::NotFound {
@@ -189,39 +214,40 @@ impl Nodes {
             record.capacity = facts.capacity;
             record.hostname = facts.hostname;
             record.version = facts.version;
-            (!same).then(|| record.clone())
+            same
         };
         self.shared.changed.send_replace(());
-        match changed {
-            Some(record) => self.save(&record).await,
-            None => Ok(()),
+        if same {
+            return Ok(());
         }
+        self.save(node).await
     }
 
-    /// A node offers something else than before; nothing is written when it does not.
-    ///
-    /// # Errors
-    /// When the store cannot be written.
-    pub async fn offers(
-        &self,
-        node: &NodeId,
-        capacity: NodeCapacity,
-        missing: Vec<String>,
-    ) -> Result<(), Error> {
-        let changed = {
+    /// A node offers something else than before. It is written behind: heartbeats come after it,
+    /// and in its next session the node says it again.
+    pub fn offers(&self, node: &NodeId, capacity: NodeCapacity, missing: Vec<String>) {
+        let is_save_due = {
             let mut entries = self.shared.entries.lock();
             let Some(entry) = entries.get_mut(node) else {
-                return Ok(());
+                return;
             };
             entry.live.missing = missing;
             if entry.record.capacity == capacity {
-                return Ok(());
+                return;
             }
             entry.record.capacity = capacity;
-            entry.record.clone()
+            std::mem::replace(&mut entry.live.is_save_due, true)
         };
         self.shared.changed.send_replace(());
-        self.save(&changed).await
+        if is_save_due {
+            return;
+        }
+        let (nodes, node) = (self.clone(), node.clone());
+        tokio::spawn(async move {
+            if let Err(error) = nodes.save(&node).await {
+                tracing::warn!(%node, %error, "what a node offers could not be written");
+            }
+        });
     }
 
     /// A session's connection is gone; the lease decides what follows.
@@ -249,11 +275,11 @@ impl Nodes {
         cordoned: bool,
         draining: bool,
     ) -> Result<(), Error> {
-        let record = self.change(node, |record| {
+        self.change(node, |record| {
             record.cordoned = cordoned;
             record.draining = draining;
         })?;
-        self.save(&record).await?;
+        self.save(node).await?;
         let node = node.clone();
         liveness.step(match (draining, cordoned) {
             (true, _) => Input::Drain { node },
@@ -274,9 +300,11 @@ impl Nodes {
                 id: node.to_string(),
             });
         }
+        let turn = self.shared.turn(node).lock().await;
         // The store first: a node that is still in it after a crash is still a member.
         self.shared.records.delete(&NodeRecord::key(node)).await?;
         self.shared.entries.lock().remove(node);
+        drop(turn);
         liveness.step(Input::Remove { node: node.clone() });
         self.shared.changed.send_replace(());
         self.shared.dispatcher.removed(node);
@@ -293,20 +321,34 @@ impl Nodes {
         &self,
         node: &NodeId,
         change: impl FnOnce(&mut NodeRecord),
-    ) -> Result<NodeRecord, Error> {
+    ) -> Result<(), Error> {
         let mut entries = self.shared.entries.lock();
         let entry = entries.get_mut(node).ok_or_else(|| Error::NotFound {
             what: "node",
             id: node.to_string(),
         })?;
         change(&mut entry.record);
-        Ok(entry.record.clone())
+        Ok(())
     }
 
-    pub(super) async fn save(&self, record: &NodeRecord) -> Result<(), Error> {
+    /// Writes the record of a node as it is when its turn comes.
+    ///
+    /// # Errors
+    /// When it was removed meanwhile, or the store cannot be written.
+    pub(super) async fn save(&self, node: &NodeId) -> Result<(), Error> {
+        let _turn = self.shared.turn(node).lock().await;
+        let record = {
+            let mut entries = self.shared.entries.lock();
+            let entry = entries.get_mut(node).ok_or_else(|| Error::NotFound {
+                what: "node",
+                id: node.to_string(),
+            })?;
+            entry.live.is_save_due = false;
+            entry.record.clone()
+        };
         self.shared
             .records
-            .put(&NodeRecord::key(&record.id), record)
+            .put(&NodeRecord::key(node), &record)
             .await
     }
 }

@@ -16,6 +16,7 @@ mod logs;
 pub(crate) mod nodes;
 mod openapi;
 pub(crate) mod page;
+pub(crate) mod pausing;
 pub(crate) mod problem;
 pub(crate) mod results;
 mod scheduler;
@@ -75,6 +76,8 @@ pub fn router(server: Arc<Server>) -> Router {
                 .delete(workloads::remove),
         )
         .route("/v1/workloads/{id}/explain", get(workloads::explained))
+        .route("/v1/workloads/{id}/pause", post(pausing::pause))
+        .route("/v1/workloads/{id}/resume", post(pausing::resume))
         .route("/v1/workloads/{id}/exec", get(unit_streams::exec))
         .route(
             "/v1/workloads/{id}/port-forward",

@@ -140,6 +140,8 @@ const OPERATIONS: &[Operation] = &[
     operation("delete", "/v1/workloads/{id}", "Delete a service with everything of it: 202 while something of it is left, 200 when nothing is left within wait", One("WorkloadView"))
         .query(&["namespace", "wait"]).status("202"),
     operation("get", "/v1/workloads/{id}/explain", "Why its units are where they are, or why nothing can run", One("ExplainView")).query(&["namespace"]),
+    operation("post", "/v1/workloads/{id}/pause", "Let a service's units stand still, or the one of unit; their memory stays, their ports do not answer", One("WorkloadView")).query(&["namespace", "unit"]),
+    operation("post", "/v1/workloads/{id}/resume", "Let units that stand still go on", One("WorkloadView")).query(&["namespace", "unit"]),
     operation("get", "/v1/workloads/{id}/exec", "Run a command inside a unit over a WebSocket: the first byte of each binary message names a channel, 0 to the command, 1 and 2 from it, 3 its end, 4 the terminal's size", Nothing)
         .query(&["namespace", "unit", "part", "command", "tty", "columns", "rows"]).status("101"),
     operation("get", "/v1/workloads/{id}/port-forward", "A connection to a port inside a unit over a WebSocket: binary messages are its bytes, empty ones end a direction", Nothing)

@@ -9,7 +9,7 @@ use weft_core::service::record::{RECORD_VERSION, WorkloadRecord};
 use weft_store::Txn;
 use weft_types::{FieldError, Reason, Run, Workload, WorkloadId};
 
-use super::{diff, ports, resolve, rights};
+use super::{diff, plan, ports, resolve, rights};
 use crate::Error;
 use crate::records::{put_json, unchanged};
 use crate::rest::problem::ApiError;
@@ -155,6 +155,7 @@ pub async fn apply(
         if draft.outcome == ApplyOutcome::Unchanged {
             return Ok(draft);
         }
+        plan::check_budget(server, &draft)?;
         let key = WorkloadRecord::key(&spec.namespace, name_of(&spec));
         let mut txn = Txn::new()
             .when(unchanged(&key, draft.since))

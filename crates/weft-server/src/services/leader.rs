@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::MissedTickBehavior;
 use weft_core::service::record::RECORD_VERSION;
 use weft_store::{Compare, LeaseId, Op, Revision, Txn};
 use weft_types::NodeId;
@@ -16,7 +17,7 @@ const KEY: &str = "leader/scheduler";
 /// After this long without a sign of life another server takes over.
 const TTL: Duration = Duration::from_secs(5);
 /// How often the lease is renewed; two renewals may be lost.
-pub const RENEWAL: Duration = Duration::from_millis(1_500);
+const RENEWAL: Duration = Duration::from_millis(1_500);
 
 /// What the key says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,12 +72,17 @@ impl Leadership {
         Ok(None)
     }
 
-    /// Renews it.
+    /// Renews it for as long as it can be.
     ///
     /// # Errors
-    /// When it is lost.
-    pub async fn renew(&self, server: &Server) -> Result<(), Error> {
-        server.records.keep_alive(self.lease).await
+    /// When it is lost; otherwise this never ends.
+    pub async fn keep(&self, server: &Server) -> Result<(), Error> {
+        let mut renewal = tokio::time::interval(RENEWAL);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            renewal.tick().await;
+            server.records.keep_alive(self.lease).await?;
+        }
     }
 
     /// The condition of every transaction of the one who schedules.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use weft_core::service::{Board, NodeHealth, UnitRequest};
 use weft_placement::{Availability, Candidate};
-use weft_types::{Bytes, Millicores, Money, NodeCapacity, NodeId, NodeState, Resources};
+use weft_types::{Bytes, Millicores, NodeCapacity, NodeId, NodeState, Resources};
 
 use super::cache::Tables;
 use crate::state::Server;
@@ -130,7 +130,7 @@ fn candidate(node: &NodeId, capacity: &NodeCapacity) -> Candidate {
         key: node.as_str().into(),
         capacity: capacity.clone(),
         state: Availability::Open,
-        price_per_hour: Money(0),
+        price_per_hour: capacity.price_per_hour,
         ..Candidate::default()
     }
 }

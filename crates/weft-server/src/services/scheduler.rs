@@ -11,13 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::MissedTickBehavior;
 use weft_core::service::record::{Assignment, UnitStatus};
 use weft_core::service::{Action, Moment, Plan, ReadyTimes, UnitView, View, plan};
 use weft_types::{NodeId, Resources, UnitId, WorkloadId};
 
 use super::cache::{Kept, Service};
-use super::leader::{Leadership, RENEWAL};
+use super::leader::Leadership;
 use super::nodes::KnownNodes;
 use crate::Error;
 use crate::state::Server;
@@ -77,22 +76,10 @@ async fn lead(server: &Arc<Server>, leadership: Leadership) -> Result<(), Error>
     for id in server.services.workloads.read(all) {
         scheduler.note(id);
     }
-    let mut news = server.services.workloads.subscribe();
-    let mut nodes = server.nodes.subscribe();
-    let mut renewal = tokio::time::interval(RENEWAL);
-    renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        news.mark_unchanged();
-        nodes.mark_unchanged();
-        scheduler.round().await?;
-        let sleep = scheduler.sleep();
-        tokio::select! {
-            changed = news.changed() => if changed.is_err() { return Ok(()) },
-            changed = nodes.changed() => if changed.is_err() { return Ok(()) },
-            _ = renewal.tick() => leadership.renew(server).await?,
-            () = tokio::time::sleep(sleep) => {}
-            () = server.stopping.cancelled() => return Ok(()),
-        }
+    // Beside the plans: a round of many on a slow disk takes longer than the right to make them.
+    tokio::select! {
+        ended = scheduler.run() => ended,
+        lost = leadership.keep(server) => lost,
     }
 }
 
@@ -116,6 +103,24 @@ struct Scheduler<'a> {
 }
 
 impl Scheduler<'_> {
+    /// Plans until the server stops.
+    async fn run(&mut self) -> Result<(), Error> {
+        let server = self.server;
+        let mut news = server.services.workloads.subscribe();
+        let mut nodes = server.nodes.subscribe();
+        loop {
+            news.mark_unchanged();
+            nodes.mark_unchanged();
+            self.round().await?;
+            tokio::select! {
+                changed = news.changed() => if changed.is_err() { return Ok(()) },
+                changed = nodes.changed() => if changed.is_err() { return Ok(()) },
+                () = tokio::time::sleep(self.sleep()) => {}
+                () = server.stopping.cancelled() => return Ok(()),
+            }
+        }
+    }
+
     fn now_ms(&self) -> u64 {
         self.server.clock.steady().as_millis()
     }

@@ -9,7 +9,7 @@ use weft_proto::v1::agent_message::Message;
 use weft_proto::v1::server_message::Message as Answer;
 use weft_types::{JobId, NodeId, Reason};
 
-use super::service::{offered, status_of};
+use super::service::offered;
 use crate::dispatch::{NodeReport, Report};
 use crate::liveness::Beat;
 use crate::services::port_errors;
@@ -129,8 +129,7 @@ impl Reader {
     async fn offers(&self, offer: v1::Offer) -> Result<(), Status> {
         let (capacity, missing) = offered(&offer.capacity.unwrap_or_default())?;
         let nodes = &self.server.nodes;
-        let told = nodes.offers(&self.node, capacity.clone(), missing).await;
-        told.map_err(|error| status_of(&error))?;
+        nodes.offers(&self.node, capacity.clone(), missing);
         self.report(NodeReport::Offers(Box::new(capacity))).await
     }
 

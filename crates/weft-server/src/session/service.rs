@@ -13,7 +13,7 @@ use weft_pki::Identity;
 use weft_placement::Candidate;
 use weft_proto::v1;
 use weft_proto::v1::agent_message::Message;
-use weft_types::{Money, NodeCapacity, NodeId};
+use weft_types::{NodeCapacity, NodeId};
 
 use super::reader::{Reader, task_refs};
 use super::writer::{MAX_READY_MESSAGES, Writer};
@@ -187,9 +187,9 @@ async fn open(
     let state = server.liveness.state(&node);
     let candidate = Candidate {
         key: node.as_str().into(),
+        price_per_hour: capacity.price_per_hour,
         capacity,
         state: state.map(availability).unwrap_or_default(),
-        price_per_hour: Money(0),
         ..Candidate::default()
     };
     let (outbound, work) = mpsc::channel(MAX_WAITING_WORK);

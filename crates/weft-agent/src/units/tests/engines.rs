@@ -4,19 +4,10 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_agent_greets_before_it_knows_its_engine_and_units_wait_for_that() {
-    let server = Server::start().await;
     let engine = Engine::new();
     engine.hang(Some("probe"));
-    let mut bench = Bench {
-        engine,
-        dir: tempfile::tempdir().unwrap(),
-        node: None,
-        epoch: 0,
-        server,
-    };
-    let token = bench.server.token();
-    bench.agent(Some(token)).await;
-    let (session, hello) = bench.server.welcomed(1).await;
+    let mut bench = Bench::over(engine).await;
+    let (session, hello) = bench.welcomed().await;
     let capacity = hello.capacity.unwrap();
     assert!(!capacity.runtimes.contains(&"container".to_owned()));
     assert!(
@@ -24,12 +15,7 @@ async fn the_agent_greets_before_it_knows_its_engine_and_units_wait_for_that() {
         "{:?}",
         capacity.missing
     );
-    let mut talk = Talk {
-        session,
-        statuses: BTreeMap::new(),
-        loads: BTreeMap::new(),
-        completes: 0,
-    };
+    let mut talk = Talk::new(session);
     talk.apply(true, &[service(1)]).await;
     let status = talk
         .until(unit(1), |status| status.state == WorkloadState::Starting)
@@ -40,17 +26,8 @@ async fn the_agent_greets_before_it_knows_its_engine_and_units_wait_for_that() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_found_is_offered_within_the_session() {
-    let server = Server::start().await;
-    let mut bench = Bench {
-        engine: Engine::new(),
-        dir: tempfile::tempdir().unwrap(),
-        node: None,
-        epoch: 0,
-        server,
-    };
-    let token = bench.server.token();
-    bench.agent(Some(token)).await;
-    let (mut session, hello) = bench.server.welcomed(1).await;
+    let mut bench = Bench::start().await;
+    let (mut session, hello) = bench.welcomed().await;
     let mut capacity = hello.capacity.unwrap();
     while !capacity.runtimes.contains(&"container".to_owned()) {
         if let Message::Offer(offer) = session.of_units().await {
@@ -64,10 +41,7 @@ async fn what_is_found_is_offered_within_the_session() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn units_whose_engine_is_down_when_the_agent_starts_are_neither_doubled_nor_given_up() {
-    let mut bench = Bench::start().await;
-    let mut talk = bench.session().await;
-    talk.apply(true, &[service(1)]).await;
-    talk.ready(unit(1)).await;
+    let (mut bench, _talk) = Bench::serving().await;
     bench.crash().await;
     bench.engine.lack(true);
     bench.agent(None).await;

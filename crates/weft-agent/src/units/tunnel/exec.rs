@@ -76,7 +76,7 @@ async fn tell(
     }
 }
 
-fn of_error(error: Error) -> Failed {
+pub(super) fn of_error(error: Error) -> Failed {
     (error.reason, error.detail)
 }
 

@@ -3,6 +3,7 @@
 
 mod exec;
 mod logs;
+mod pause;
 mod port;
 
 use std::sync::Arc;
@@ -120,6 +121,7 @@ async fn serve(
     match request.what {
         Some(What::Exec(start)) => exec::run(&tunnel, start, incoming).await,
         Some(What::Port(port)) => port::run(&tunnel, port, incoming).await,
+        Some(What::Paused(is_paused)) => pause::run(&tunnel, is_paused).await,
         Some(What::Logs(start)) => logs::run(&tunnel, &start, incoming).await,
         None => Err((Reason::InvalidSpec, "nothing was asked for".to_owned())),
     }
@@ -133,6 +135,13 @@ impl Tunnel {
             let detail = format!("{} is not on node {node}", self.unit);
             (Reason::RuntimeError, detail)
         })?;
+        if !view.is_settled {
+            let detail = format!(
+                "node {node} has just started and still looks at {}; try again in a moment",
+                self.unit
+            );
+            return Err((Reason::RuntimeUnavailable, detail));
+        }
         if !view.is_running {
             let state = view.status.state;
             let detail = format!("{} does not run: it is {state}", self.unit);

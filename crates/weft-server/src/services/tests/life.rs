@@ -4,7 +4,7 @@ use axum::http::{Method, StatusCode};
 use serde_json::json;
 use weft_types::NodeState;
 
-use super::{Agent, apply, call, call_with, show, start, until, web};
+use super::{Agent, apply, call, call_with, show, start, start_losing, until, web};
 
 fn total(agents: &[&Agent]) -> usize {
     agents.iter().map(|agent| agent.images().len()).sum()
@@ -20,7 +20,7 @@ async fn what_is_applied_runs_is_updated_and_goes() {
 
     let applied = apply(state, &web("web:1", 3)).await;
     assert_eq!(applied["outcome"], "created");
-    let healthy = show(state, "web?wait=30s&for=healthy").await.body;
+    let healthy = show(state, "web?wait=120s&for=healthy").await.body;
     assert_eq!(healthy["replicas"]["ready"], 3, "{healthy}");
     assert_eq!(healthy["state"], "running", "{healthy}");
     assert_eq!(healthy["rollout"]["state"], "complete", "{healthy}");
@@ -49,7 +49,7 @@ async fn what_is_applied_runs_is_updated_and_goes() {
     let changed = apply(state, &web("web:2", 3)).await;
     assert_eq!(changed["outcome"], "changed");
     assert_eq!(changed["changes"][0]["path"], "container.image");
-    let updated = show(state, "web?wait=30s&for=healthy").await.body;
+    let updated = show(state, "web?wait=120s&for=healthy").await.body;
     assert_eq!(updated["replicas"]["updated"], 3, "{updated}");
     until("only the new image runs", || {
         let images = [one.images(), two.images()].concat();
@@ -57,7 +57,7 @@ async fn what_is_applied_runs_is_updated_and_goes() {
     })
     .await;
 
-    let gone = call(state, Method::DELETE, "/v1/workloads/web?wait=30s", "").await;
+    let gone = call(state, Method::DELETE, "/v1/workloads/web?wait=120s", "").await;
     assert_eq!(gone.status, StatusCode::OK, "{}", gone.text);
     assert_eq!(show(state, "web").await.status, StatusCode::NOT_FOUND);
     assert_eq!(total(&[&one, &two]), 0);
@@ -82,10 +82,10 @@ async fn a_bad_update_goes_back_to_what_worked() {
     let state = server.state();
     let one = Agent::join(state, "one").await;
     apply(state, &web("web:1", 2)).await;
-    show(state, "web?wait=30s&for=healthy").await;
+    show(state, "web?wait=120s&for=healthy").await;
 
     apply(state, &web("bad:2", 2)).await;
-    let failed = show(state, "web?wait=30s&for=healthy").await.body;
+    let failed = show(state, "web?wait=120s&for=healthy").await.body;
     assert_eq!(failed["rollout"]["state"], "rolled-back", "{failed}");
     until("the good image runs", || {
         (one.images() == ["web:1"; 2]).then_some(())
@@ -107,7 +107,7 @@ async fn services_scale_stop_start_and_leave_a_node() {
     let one = Agent::join(state, "one").await;
     let two = Agent::join(state, "two").await;
     apply(state, &web("web:1", 1)).await;
-    show(state, "web?wait=30s&for=healthy").await;
+    show(state, "web?wait=120s&for=healthy").await;
 
     let patch = |body: &'static str| call(state, Method::PATCH, "/v1/workloads/web", body);
     assert_eq!(patch(r#"{"scale":4}"#).await.body["replicas"]["wanted"], 4);
@@ -144,7 +144,7 @@ async fn services_scale_stop_start_and_leave_a_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn units_of_a_lost_node_come_up_elsewhere_and_jobs_get_what_units_leave() {
     let dir = tempfile::tempdir().expect("a directory");
-    let server = start(dir.path()).await;
+    let server = start_losing(dir.path()).await;
     let state = server.state();
     let one = Agent::join(state, "one").await;
     apply(state, &web("web:1", 2)).await;

@@ -25,13 +25,23 @@ use crate::{Config, Server, rest};
 pub(super) use agent::Agent;
 
 /// How long anything may take.
-pub(super) const SOON: Duration = Duration::from_secs(30);
+pub(super) const SOON: Duration = Duration::from_secs(120);
 
-/// A server on loopback with short leases.
+/// A server on loopback. Its leases last longer than a loaded machine may stand still: an agent here
+/// does not come back once it was taken for lost.
 pub(super) async fn start(dir: &Path) -> Server {
+    start_leasing(dir, Duration::from_secs(15)).await
+}
+
+/// The same with short leases, for tests of nodes that are lost.
+pub(super) async fn start_losing(dir: &Path) -> Server {
+    start_leasing(dir, Duration::from_millis(1_500)).await
+}
+
+async fn start_leasing(dir: &Path, lease_ttl: Duration) -> Server {
     let config = Config {
         listen: ([127, 0, 0, 1], 0).into(),
-        lease_ttl: Duration::from_millis(1_500),
+        lease_ttl,
         mdns: false,
         allow_privileged: vec!["trusted".to_owned()],
         ..Config::new(dir.to_path_buf())
@@ -116,7 +126,7 @@ pub(super) fn web(image: &str, replicas: u32) -> String {
         r#"{{"name":"web","run":"service","runtime":"container",
             "container":{{"image":"{image}","ports":["8080:80/http"]}},
             "resources":{{"cpu":"100m","memory":"32Mi","disk":"0"}},
-            "update":{{"deadline":"20s"}},
+            "update":{{"deadline":"120s"}},
             "replicas":{{"target":{replicas}}}}}"#
     )
 }

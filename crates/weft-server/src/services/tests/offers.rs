@@ -37,7 +37,7 @@ async fn a_service_is_placed_when_a_node_comes_to_offer_what_it_needs() {
     one.offer(&["op", "container"], &["vm: QEMU (none); install it"])
         .await;
     until("it runs", || (one.images() == ["web:1"]).then_some(())).await;
-    let shown = show(state, "web?wait=30s&for=healthy").await;
+    let shown = show(state, "web?wait=120s&for=healthy").await;
     assert_eq!(shown.body["state"], "running", "{}", shown.text);
     let node = call(state, Method::GET, "/v1/nodes/one", "").await;
     assert!(node.text.contains("install it"), "{}", node.text);

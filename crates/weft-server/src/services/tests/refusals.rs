@@ -368,7 +368,7 @@ async fn nodes_speak_for_their_own_units_only() {
     let state = server.state();
     let one = Agent::join(state, "one").await;
     apply(state, &web("web:1", 1)).await;
-    show(state, "web?wait=30s&for=healthy").await;
+    show(state, "web?wait=120s&for=healthy").await;
     let unit = *one.machine.lock().units.keys().next().expect("a unit");
     let two = Agent::join(state, "two").await;
     let gone = |unit: UnitId, node: &weft_types::NodeId| {

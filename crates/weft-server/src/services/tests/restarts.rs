@@ -86,7 +86,7 @@ async fn whatever_moment_the_server_is_dropped_at_the_desired_state_is_reached()
         assert!(tokio::time::Instant::now() < deadline, "{}", applied.text);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let healthy = show(server.state(), "web?wait=30s&for=healthy").await;
+    let healthy = show(server.state(), "web?wait=120s&for=healthy").await;
     assert_eq!(
         healthy.body["rollout"]["state"], "complete",
         "{}",
@@ -105,7 +105,7 @@ async fn whatever_moment_the_server_is_dropped_at_the_desired_state_is_reached()
     call(
         server.state(),
         Method::DELETE,
-        "/v1/workloads/web?wait=30s",
+        "/v1/workloads/web?wait=120s",
         "",
     )
     .await;

@@ -21,7 +21,7 @@ async fn a_list_that_is_too_large_for_a_message_comes_in_several() {
     let mut spec: Value = serde_json::from_str(&web("web:1", 30)).expect("JSON");
     spec["container"]["env"] = json!({"LARGE": "x".repeat(400 << 10)});
     apply(state, &spec.to_string()).await;
-    let healthy = show(state, "web?wait=30s&for=healthy").await.body;
+    let healthy = show(state, "web?wait=120s&for=healthy").await.body;
     assert_eq!(healthy["replicas"]["ready"], 30, "{}", healthy["replicas"]);
 
     // Another session of the same machine is told everything again.
@@ -69,7 +69,7 @@ async fn a_port_that_a_node_cannot_have_is_shown_and_told_once() {
     let state = server.state();
     let agent = Agent::join(state, "one").await;
     apply(state, &web("web:1", 1)).await;
-    let healthy = show(state, "web?wait=30s&for=healthy").await.body;
+    let healthy = show(state, "web?wait=120s&for=healthy").await.body;
     let id = healthy["id"].as_str().expect("an id").to_owned();
     assert!(healthy["reason"].is_null(), "{healthy}");
 

@@ -59,7 +59,7 @@ async fn commands_and_ports_reach_into_units() {
     let state = server.state();
     let _one = Agent::join(state, "one").await;
     apply(state, &web("web:1", 1)).await;
-    show(state, "web?wait=30s&for=healthy").await;
+    show(state, "web?wait=120s&for=healthy").await;
     let address = door(state).await;
 
     let mut exec = socket(address, "web/exec?command=sh&command=-c&tty=true").await;
@@ -115,7 +115,7 @@ async fn output_of_all_units_is_merged_by_time() {
     let state = server.state();
     let _one = Agent::join(state, "one").await;
     apply(state, &web("web:1", 3)).await;
-    show(state, "web?wait=30s&for=healthy").await;
+    show(state, "web?wait=120s&for=healthy").await;
     let text = call(state, Method::GET, "/v1/logs/workloads/web", "")
         .await
         .text;
@@ -145,7 +145,7 @@ async fn tunnels_nobody_asked_for_are_refused_and_lost_nodes_are_named() {
     let state = server.state();
     let one = Agent::join(state, "one").await;
     apply(state, &web("web:1", 1)).await;
-    show(state, "web?wait=30s&for=healthy").await;
+    show(state, "web?wait=120s&for=healthy").await;
     let forged = v1::TunnelFrame {
         id: "0".repeat(32),
         frame: None,
