@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_api::AdminFile;
 use weft_server::{NatsSettings, RedisSettings};
-use weft_types::{Bytes, Millicores, NodeId};
+use weft_types::{Bytes, Millicores, Money, NodeId};
 
 use crate::args::{Engine, OnShutdown};
 use crate::exit::Failed;
@@ -113,6 +113,9 @@ pub struct AgentSettings {
     /// Where other nodes reach replicas; of `up` as well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_listen: Option<SocketAddr>,
+    /// What an hour of this machine costs, in US dollars; of `up` as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_per_hour: Option<Money>,
     /// CPU to offer, instead of what the machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Millicores>,
@@ -203,7 +206,7 @@ mod tests {
     #[test]
     fn every_section_is_read_and_written_again() {
         let text = "current = 'a'\n[server]\nlisten = '127.0.0.1:0'\nmdns = false\nadvertise = ['x']\n\
-            [agent]\nthreshold = 50\ncpu = '2'\non_shutdown = 'remove'\npeer_listen = '10.0.0.1:7800'\nlabels = { zone = 'a' }\n\
+            [agent]\nthreshold = 50\ncpu = '2'\nprice_per_hour = 0.12\non_shutdown = 'remove'\npeer_listen = '10.0.0.1:7800'\nlabels = { zone = 'a' }\n\
             [queue.redis]\nurl = 'redis://localhost'\nlease = '5s'\n\
             [queue.nats]\nurl = 'nats://localhost'\nstream = 'S'\n";
         let config = read(text).expect("a config");
@@ -221,6 +224,7 @@ mod tests {
         save(Some(&path), &config).expect("written");
         let again = load(Some(&path)).expect("a config");
         assert_eq!(again.agent.threshold, Some(50));
+        assert_eq!(again.agent.price_per_hour, Some(Money(120_000)));
         assert_eq!(again.agent.on_shutdown, Some(OnShutdown::Remove));
         assert_eq!(again.agent.peer_listen.map(|it| it.port()), Some(7800));
         assert_eq!(again.queue.redis, Some(redis));
@@ -245,6 +249,11 @@ mod tests {
                 "`listen`",
             ),
             ("[queue.nats]\nurl = 7\n", "queue.nats.url", "string"),
+            (
+                "[agent]\nprice_per_hour = -0.12\n",
+                "agent.price_per_hour",
+                "an amount of money",
+            ),
         ] {
             let message = read(text).expect_err(text).problem.detail.clone();
             assert!(

@@ -98,6 +98,16 @@ pub struct NamesArgs {
 }
 
 #[derive(Args, Debug)]
+pub struct PauseArgs {
+    /// Services: names, ids or unique prefixes of ids
+    #[arg(required = true, value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Which of its units; all of them when absent
+    #[arg(long, value_name = "NUMBER", visible_alias = "unit")]
+    pub instance: Option<u32>,
+}
+
+#[derive(Args, Debug)]
 pub struct ScaleArgs {
     /// NAME=REPLICAS, as in web=3; NAME=auto gives back to the load or the file what somebody set
     #[arg(required = true, value_name = "NAME=N")]

@@ -1,6 +1,7 @@
 //! `weft agent`.
 
 use weft_agent::{Agent, Config};
+use weft_types::Money;
 
 use super::serve::stop_signal;
 use crate::args::{AgentArgs, Global, NodeArgs, name_value};
@@ -11,10 +12,23 @@ use crate::output::Output;
 use crate::service;
 
 /// What agents do, alone and within `weft up`: flags beat the config file.
-pub fn of_node(args: NodeArgs, settings: &AgentSettings, defaults: Config) -> Config {
+///
+/// # Errors
+/// When the config file has a price that no machine has.
+pub fn of_node(
+    args: NodeArgs,
+    settings: &AgentSettings,
+    defaults: Config,
+) -> Result<Config, Failed> {
+    let price_per_hour = args.price_per_hour.or(settings.price_per_hour);
+    if price_per_hour.is_some_and(|price| price > Money::MAX_PRICE_PER_HOUR) {
+        let most = Money::MAX_PRICE_PER_HOUR;
+        let detail = format!("config file: agent.price_per_hour: more than {most}");
+        return Err(Failed::usage(detail));
+    }
     let engine = args.engine.or(settings.engine);
     let fetch_from = [args.fetch_from, settings.fetch_from.clone()];
-    Config {
+    Ok(Config {
         engine: engine.map_or(defaults.engine, Into::into),
         fetch_from: fetch_from
             .into_iter()
@@ -28,8 +42,9 @@ pub fn of_node(args: NodeArgs, settings: &AgentSettings, defaults: Config) -> Co
             .peer_listen
             .or(settings.peer_listen)
             .unwrap_or(defaults.peer_listen),
+        price_per_hour: price_per_hour.unwrap_or(defaults.price_per_hour),
         ..defaults
-    }
+    })
 }
 
 /// Runs a node until a signal ends it.
@@ -59,7 +74,7 @@ pub async fn agent(global: &Global, args: AgentArgs, output: &Output) -> Result<
     }
     let data_dir = args.data_dir.or_else(|| settings.data_dir.clone());
     let data_dir = data_dir.unwrap_or_else(config::default_agent_dir);
-    let defaults = of_node(args.node, &settings, Config::new(data_dir));
+    let defaults = of_node(args.node, &settings, Config::new(data_dir))?;
     let config = Config {
         join: args.join.or(settings.join),
         token: global.token.clone(),

@@ -60,6 +60,14 @@ pub async fn dispatch(cli: Cli, output: &Output) -> Result<ExitCode, Failed> {
         Command::Restart(args) => service::restart(&client(global)?, &args, global, output)
             .await
             .map(done),
+        Command::Pause(args) => service::set_paused(&client(global)?, &args, true, global, output)
+            .await
+            .map(done),
+        Command::Resume(args) => {
+            service::set_paused(&client(global)?, &args, false, global, output)
+                .await
+                .map(done)
+        }
         Command::Scale(args) => service::scale(&client(global)?, &args, global, output)
             .await
             .map(done),

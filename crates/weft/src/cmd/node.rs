@@ -2,7 +2,7 @@
 
 use weft_api::{NodePatch, NodeView};
 use weft_client::Client;
-use weft_types::NodeValidity;
+use weft_types::{Money, NodeValidity};
 
 use crate::args::{Format, NodeCommand};
 use crate::exit::Failed;
@@ -84,7 +84,7 @@ fn list(nodes: &[NodeView], output: &Output) -> Result<(), Failed> {
         "ID", "STATE", "CPU", "MEMORY", "RUNNING", "RUNTIMES", "VERSION",
     ];
     if wide {
-        columns.extend(["HOST", "ARCH", "LABELS", "CERTIFICATE", "SEEN"]);
+        columns.extend(["HOST", "ARCH", "LABELS", "PRICE", "CERTIFICATE", "SEEN"]);
     }
     let row = |node: &NodeView| {
         let runtimes: Vec<&str> = node
@@ -113,6 +113,7 @@ fn list(nodes: &[NodeView], output: &Output) -> Result<(), Failed> {
                 node.hostname.clone(),
                 node.capacity.arch.clone(),
                 labels.join(","),
+                price(node),
                 node.certificate
                     .as_ref()
                     .map(|c| format!("{} until {}", c.validity, c.expires_at))
@@ -208,6 +209,7 @@ fn show(node: &NodeView, output: &Output) -> Result<(), Failed> {
         ("gpus", node.capacity.gpus.join(", ")),
         ("runtimes", runtimes.join(", ")),
         ("labels", labels.join(", ")),
+        ("price", price(node)),
         (
             "tasks",
             format!("{} running, {} held", node.usage.running, node.usage.held),
@@ -226,6 +228,14 @@ fn show(node: &NodeView, output: &Output) -> Result<(), Failed> {
     output.one(node, &fields, &node.id)?;
     warn_of_certificate(node, output);
     Ok(())
+}
+
+/// What an hour of it costs; empty where nobody has said.
+fn price(node: &NodeView) -> String {
+    match node.capacity.price_per_hour {
+        Money(0) => String::new(),
+        price => format!("{price}/h"),
+    }
 }
 
 fn mebibytes(bytes: u64) -> String {

@@ -23,7 +23,7 @@ pub async fn up(global: &Global, args: UpArgs, output: &Output) -> Result<(), Fa
     let stop = stop_signal()?;
     let settings = config::load(global.config.as_deref())?.agent;
     let agents = weft_agent::Config::new(config.data_dir.join("agents"));
-    let agents = of_node(args.node, &settings, agents);
+    let agents = of_node(args.node, &settings, agents)?;
     if args.nodes > 1 && agents.peer_listen.port() != 0 {
         let message = format!("--peer-listen: {} agents cannot share a port", args.nodes);
         return Err(Failed::usage(message).with_next("give port 0, or --nodes 1"));

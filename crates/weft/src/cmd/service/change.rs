@@ -10,7 +10,7 @@ use weft_types::{Reason, Retain};
 use super::await_state::{Goal, await_service};
 use super::documents::read;
 use super::need_service;
-use crate::args::{DeleteArgs, Global, NamesArgs, ScaleArgs};
+use crate::args::{DeleteArgs, Global, NamesArgs, PauseArgs, ScaleArgs};
 use crate::exit::{FAILED, Failed};
 use crate::output::Output;
 
@@ -56,6 +56,48 @@ pub async fn restart(
     change_all(client, args, &patch, Goal::Settled, global, output).await
 }
 
+/// Units stand still, or go on.
+pub async fn set_paused(
+    client: &Client,
+    args: &PauseArgs,
+    is_paused: bool,
+    global: &Global,
+    output: &Output,
+) -> Result<(), Failed> {
+    let set = async |id: &str| {
+        client
+            .set_workload_paused(id, args.instance, is_paused)
+            .await
+    };
+    let changed = each(client, &args.names, global, set).await?;
+    if output.is_structured() {
+        return output.value(&changed);
+    }
+    let what = if is_paused { "paused" } else { "resumed" };
+    for view in &changed {
+        match args.instance {
+            Some(unit) => output.line(&format!("{}  unit {unit} {what}", view.name))?,
+            None => output.line(&format!("{}  {what}", view.name))?,
+        }
+    }
+    Ok(())
+}
+
+/// Changes services by their names, one after the other.
+async fn each(
+    client: &Client,
+    names: &[String],
+    global: &Global,
+    change: impl AsyncFn(&str) -> Result<WorkloadView, weft_client::Error>,
+) -> Result<Vec<WorkloadView>, Failed> {
+    let mut changed = Vec::with_capacity(names.len());
+    for name in names {
+        let found = need_service(client, name, global).await?;
+        changed.push(change(&found.id).await?);
+    }
+    Ok(changed)
+}
+
 async fn change_all(
     client: &Client,
     args: &NamesArgs,
@@ -64,11 +106,8 @@ async fn change_all(
     global: &Global,
     output: &Output,
 ) -> Result<(), Failed> {
-    let mut changed = Vec::new();
-    for name in &args.names {
-        let found = need_service(client, name, global).await?;
-        changed.push(client.patch_workload(&found.id, patch).await?);
-    }
+    let patched = async |id: &str| client.patch_workload(id, patch).await;
+    let changed = each(client, &args.names, global, patched).await?;
     finish(
         client,
         &changed,

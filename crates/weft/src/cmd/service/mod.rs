@@ -12,7 +12,7 @@ mod show;
 
 pub use apply::{apply, plan};
 pub use await_state::{Goal, await_service};
-pub use change::{delete, restart, scale, start, stop};
+pub use change::{delete, restart, scale, set_paused, start, stop};
 pub use exec::exec;
 pub use forward::port_forward;
 pub use logs::service_logs;
