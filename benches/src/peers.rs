@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use weft_e2e::eventually;
+use weft_unit::conformance::images::free_port;
 
 /// How long a Redis may take to answer.
 const REDIS_READY: Duration = Duration::from_secs(10);
@@ -89,8 +90,7 @@ impl Redis {
     /// When it is installed and does not answer.
     pub fn start() -> Option<Self> {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let port = free.expect("a free port").port();
+        let port = free_port().expect("a free port");
         let server = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
             .args(["--appendonly", "yes", "--appendfsync", "always"])

@@ -13,7 +13,7 @@ import oracle
 import weft
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
     from pathlib import Path
     from typing import Callable
 
@@ -75,14 +75,37 @@ def test_map_gives_results_in_order_and_cancels_what_is_left(server: Server) -> 
         values = [result.value async for result in client.map("crc32c", inputs, batch=100)]
         assert values == [oracle.crc32c(data) for data in inputs]
         sleep = {"runtime": "process", "process": {"command": ["sleep", "600"]}}
-        with anyio.move_on_after(0.5) as scope:
-            async for _ in client.map(sleep, [{}] * 4, batch=2):
+
+        all_sent = anyio.Event()
+
+        def four() -> Iterator[dict[str, object]]:
+            for _ in range(4):
+                yield {}
+            # Asked for more, once both jobs are known: only those can be cancelled.
+            all_sent.set()
+
+        async def consume() -> None:
+            async for _ in client.map(sleep, four(), batch=2):
                 pytest.fail("nobody sleeps as little as that")
-        assert scope.cancelled_caught
-        left = [job.id async for job in client.jobs() if job.runtime == "process"]
-        assert left
+
+        async def sleeping() -> list[weft.Job]:
+            jobs = [job async for job in client.jobs()]
+            return [job for job in jobs if job.runtime == "process" and not job.is_final]
+
+        async def one_runs() -> bool:
+            return any(job.state == "running" for job in await sleeping())
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(consume)
+            with anyio.fail_after(60):
+                await all_sent.wait()
+                while not await one_runs():  # noqa: ASYNC110 - it happens on the server
+                    await anyio.sleep(0.01)
+            left = await sleeping()
+            group.cancel_scope.cancel()
+        assert len(left) == 2
         for job in left:
-            assert (await client.wait(job, 30)).state == "cancelled"
+            assert (await client.wait(job, 60)).state == "cancelled"
 
     run(server, main)
 

@@ -9,6 +9,7 @@ import pytest
 
 import oracle
 import weft
+from conftest import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -230,10 +231,14 @@ def test_cancelling_is_final_and_may_be_done_twice(idle: Server) -> None:
 def test_events_are_read_from_a_number_on(server: Server) -> None:
     with server.client() as client:
         known = list(client.events(follow=False))
-        assert [event.seq for event in known] == list(range(1, len(known) + 1))
+        numbers = [event.seq for event in known]
+        assert numbers
+        assert all(before < after for before, after in zip(numbers, numbers[1:])), numbers
+        # A machine that stands still makes nodes suspect for a while.
         assert {event.type for event in client.events(follow=False, type="node")} <= {
             "weft.node.joined",
             "weft.node.healthy",
+            "weft.node.suspect",
         }
         job = client.submit(STARS, tasks=[b"*", b""], wait=30)
         event = next(iter(client.events(known[-1].seq, subject=job.id)))
@@ -242,10 +247,16 @@ def test_events_are_read_from_a_number_on(server: Server) -> None:
 
 
 def test_nodes_say_what_they_offer(client: weft.Client) -> None:
-    nodes = list(client.nodes())
-    assert [node.state for node in nodes] == ["healthy", "healthy"]
-    assert "op" in nodes[0].capacity.runtimes
-    assert nodes[0].usage.free_disk_bytes > 0
+    def offers(node: weft.Node) -> bool:
+        return "op" in node.capacity.runtimes and node.usage.free_disk_bytes > 0
+
+    def all_offer() -> bool:
+        nodes = list(client.nodes())
+        healthy = [node.state for node in nodes] == ["healthy", "healthy"]
+        return healthy and all(offers(node) for node in nodes)
+
+    # Usage comes with a report after the node has joined, and a busy machine delays reports.
+    eventually(all_offer)
     assert client.health().status == "ok"
 
 

@@ -13,7 +13,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 pub fn service_file(name: &str, image: &str, more: &str) -> String {
     format!(
         "apiVersion: weft/v1\nname: {name}\nrun: service\nruntime: container\ncontainer:\n  \
-         image: {image}\nupdate: {{deadline: 30s}}\n{more}"
+         image: {image}\nupdate: {{deadline: 2m}}\n{more}"
     )
 }
 

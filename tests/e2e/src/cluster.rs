@@ -8,10 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::command::{Weft, binary_in};
-use crate::eventually;
+use crate::{eventually, eventually_some};
 
 /// How long a server or an agent may take to be ready.
-const READY: Duration = Duration::from_secs(30);
+const READY: Duration = Duration::from_secs(90);
 
 /// How a server is started.
 #[derive(Clone)]
@@ -256,6 +256,22 @@ impl Cluster {
         }
     }
 
+    /// A service as the API shows it; null when there is none.
+    ///
+    /// # Panics
+    /// When the server does not say in time whether there is.
+    pub fn service(&self, namespace: &str, name: &str) -> serde_json::Value {
+        let get = ["-n", namespace, "get", name, "-o", "json"];
+        eventually_some(&format!("{name} is looked at"), READY, || {
+            let done = self.weft(get).run();
+            match done.code {
+                0 => Some(done.json()),
+                _ if done.stderr.contains("there is no") => Some(serde_json::Value::Null),
+                _ => None,
+            }
+        })
+    }
+
     /// The state of a node, empty when it is unknown.
     pub fn node_state(&self, id: &str) -> String {
         let nodes = self.nodes();
@@ -269,6 +285,16 @@ impl Cluster {
     pub fn wait_for_state(&self, id: &str, state: &str) {
         eventually(&format!("{id} is {state}"), READY, || {
             self.node_state(id) == state
+        });
+    }
+
+    /// Waits until a node has found what runs this kind of work: it is healthy before that.
+    pub fn wait_for_runtime(&self, id: &str, kind: &str) {
+        eventually(&format!("{id} runs {kind}"), READY, || {
+            let nodes = self.nodes();
+            let node = nodes.iter().find(|node| node["id"] == id);
+            let offered = node.and_then(|node| node["capacity"]["runtimes"].as_array());
+            offered.is_some_and(|kinds| kinds.iter().any(|offered| offered == kind))
         });
     }
 
@@ -385,20 +411,4 @@ impl Drop for AgentProcess {
 fn no_engine<S: AsRef<str>>(args: &[S]) -> &'static [&'static str] {
     let chosen = args.iter().any(|arg| arg.as_ref() == "--engine");
     if chosen { &[] } else { &["--engine", "none"] }
-}
-
-/// Whether any process has this text in its command line.
-pub fn processes_with(text: &str) -> Vec<u32> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| {
-            let path = Path::new("/proc").join(pid.to_string()).join("cmdline");
-            std::fs::read(path).is_ok_and(|line| {
-                String::from_utf8_lossy(&line)
-                    .replace('\0', " ")
-                    .contains(text)
-            })
-        })
-        .collect()
 }

@@ -1,13 +1,15 @@
 //! Servers of others on free ports, killed with their test.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+
+use weft_unit::conformance::images::free_port;
 
 use crate::eventually;
 
 /// How long a server may take to listen.
-const READY: Duration = Duration::from_secs(20);
+const READY: Duration = Duration::from_secs(60);
 
 /// A `redis-server` or a `nats-server` with JetStream, whose data survives its death.
 pub struct Engine {
@@ -19,7 +21,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Redis, with everything on disk before it answers; `None` when it is not installed.
+    /// Redis, which has given everything to the system before it answers, so that its own death
+    /// loses nothing; `None` when it is not installed.
     pub fn redis() -> Option<Self> {
         Self::start("redis-server")
     }
@@ -30,9 +33,7 @@ impl Engine {
     }
 
     fn start(program: &'static str) -> Option<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let port = listener.local_addr().expect("its address").port();
-        drop(listener);
+        let port = free_port().expect("a free port");
         let mut engine = Self {
             child: None,
             dir: tempfile::tempdir().expect("a directory"),
@@ -66,7 +67,7 @@ impl Engine {
         match self.program {
             "redis-server" => command
                 .args(["--bind", "127.0.0.1", "--port", &port, "--save", ""])
-                .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"]),
+                .args(["--appendonly", "yes", "--appendfsync", "no", "--dir"]),
             _ => command.args(["-a", "127.0.0.1", "-p", &port, "-js", "-sd"]),
         };
         let child = command

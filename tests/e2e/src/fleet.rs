@@ -1,19 +1,24 @@
 //! A server and three agents in network namespaces, with a registry that each of them reaches.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 use weft_unit::conformance::images::{ImageConfig, Pushed, Registry, build, is_installed, missing};
 
-use crate::{AgentProcess, Cluster, Done, Namespaces, UpOptions, can_make_namespaces, eventually};
+use crate::site::mirror;
+use crate::{
+    AgentProcess, Cluster, Done, Namespaces, UpOptions, can_make_namespaces, eventually,
+    eventually_seen,
+};
 
 /// How many agents there are.
 pub const AGENTS: usize = 3;
 /// How long something may take that has to pull, start and pass health checks on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(180);
+/// The lease of nodes: none is lost because the machine is busy.
+pub const LEASE: Duration = Duration::from_secs(15);
 
 /// A server and three agents, each with a network namespace and thus an address of its own.
 pub struct Fleet {
@@ -30,6 +35,11 @@ pub struct Fleet {
     pub hosts: Namespaces,
     /// Control groups that others have left on this machine.
     foreign_groups: BTreeSet<String>,
+}
+
+/// Arguments of a server that gives this lease.
+pub fn lease_args(lease: Duration) -> Vec<String> {
+    vec!["--lease-ttl".to_owned(), format!("{}s", lease.as_secs())]
 }
 
 /// Programs of a web service's image: what it answers, and whether it says that it is well.
@@ -67,6 +77,14 @@ impl Fleet {
     /// # Panics
     /// When something does not start in time.
     pub fn with(args: impl Fn(usize) -> Vec<String>) -> Option<Self> {
+        Self::with_lease(LEASE, args)
+    }
+
+    /// The same, with another lease of nodes.
+    ///
+    /// # Panics
+    /// When something does not start in time.
+    pub fn with_lease(lease: Duration, args: impl Fn(usize) -> Vec<String>) -> Option<Self> {
         if !can_make_namespaces() {
             return None;
         }
@@ -83,11 +101,12 @@ impl Fleet {
         let cluster = Cluster::with(UpOptions {
             listen: format!("{}:7700", hosts.address(0)),
             namespace: Some(hosts.host(0)),
+            args: lease_args(lease),
             ..UpOptions::default()
         });
         let registry = Registry::start(cluster.dir.path()).expect("a registry");
         let mirrors = (1..=AGENTS)
-            .map(|number| mirror(&hosts.host(number), &registry.config()))
+            .map(|number| mirror(&hosts.host(number), &registry))
             .collect();
         let engine = || vec!["--engine".to_owned(), "oci".to_owned()];
         let args: Vec<Vec<String>> = (1..=AGENTS)
@@ -100,6 +119,9 @@ impl Fleet {
                 cluster.agent(&id, Some(&hosts.host(number)), &args)
             })
             .collect();
+        for number in 1..=AGENTS {
+            cluster.wait_for_runtime(&format!("n{number}"), "container");
+        }
         Some(Self {
             cluster,
             agents,
@@ -141,7 +163,7 @@ impl Fleet {
         let file = file.display().to_string();
         let mut args = vec!["apply", "-f", &file];
         if wait {
-            args.extend(["--wait", "--timeout", "90s"]);
+            args.extend(["--wait", "--timeout", "3m"]);
         }
         self.cluster
             .weft(args)
@@ -151,24 +173,16 @@ impl Fleet {
 
     /// A service as the API shows it; null when there is none.
     pub fn service(&self, name: &str) -> Value {
-        let done = self.cluster.weft(["get", name, "-o", "json"]).run();
-        if done.code == 0 {
-            done.json()
-        } else {
-            Value::Null
-        }
+        self.cluster.service("default", name)
     }
 
     /// Waits until a service is as wanted.
     ///
     /// # Panics
     /// When it is not in time.
-    pub fn wait_for(&self, name: &str, what: &str, mut holds: impl FnMut(&Value) -> bool) {
-        let mut last = Value::Null;
-        eventually(&format!("{name}: {what}"), PATIENCE, || {
-            last = self.service(name);
-            holds(&last)
-        });
+    pub fn wait_for(&self, name: &str, what: &str, holds: impl FnMut(&Value) -> bool) {
+        let what = format!("{name}: {what}");
+        eventually_seen(&what, PATIENCE, || self.service(name), holds);
     }
 
     /// What a node answers at a port to somebody on host 0; empty when it does not.
@@ -176,10 +190,30 @@ impl Fleet {
         let url = format!("http://{}:{port}{path}", self.hosts.address(node));
         let output = Command::new("ip")
             .args(["netns", "exec", &self.hosts.host(0)])
-            .args(["curl", "-sS", "--max-time", "5", &url])
+            .args(["curl", "-sS", "--max-time", "20", &url])
             .output()
             .expect("curl runs");
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Waits until a node answers at port 8080 with this.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub fn answers(&self, node: usize, text: &str) {
+        eventually(&format!("n{node} answers {text:?}"), PATIENCE, || {
+            self.fetch(node, 8080, "/") == text
+        });
+    }
+
+    /// Whether somebody listens at a port of a node.
+    pub fn listens(&self, node: usize, port: u16) -> bool {
+        let output = Command::new("ip")
+            .args(["netns", "exec", &self.hosts.host(node), "ss", "-Hltn"])
+            .arg(format!("sport = :{port}"))
+            .output()
+            .expect("ss runs");
+        !output.stdout.is_empty()
     }
 
     /// Everything that units left on the nodes.
@@ -196,6 +230,21 @@ impl Fleet {
                 .map(|pid| format!("process {pid}")),
         );
         left
+    }
+}
+
+impl Fleet {
+    /// Kills what a failed test has left in control groups: other tests count processes too.
+    fn end_what_is_left(&self) {
+        for group in control_groups().difference(&self.foreign_groups) {
+            let path = group.trim_start_matches("cgroup ");
+            let members = std::fs::read_to_string(format!("{path}/cgroup.procs"));
+            for pid in members.unwrap_or_default().lines() {
+                let Ok(pid) = pid.parse() else { continue };
+                // SAFETY: kill has no memory preconditions; the group is one of this test's units.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        }
     }
 }
 
@@ -218,22 +267,12 @@ impl Drop for Fleet {
             let _ = mirror.wait();
         }
         if std::thread::panicking() {
+            self.end_what_is_left();
             for number in 1..=AGENTS {
                 eprintln!("n{number}:\n{}", self.cluster.log(&format!("n{number}")));
             }
         }
     }
-}
-
-fn mirror(namespace: &str, config: &Path) -> Child {
-    Command::new("ip")
-        .args(["netns", "exec", namespace, "docker-registry", "serve"])
-        .arg(config)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("a registry in a namespace")
 }
 
 fn mounts_beneath(dir: &str) -> Vec<String> {
@@ -286,13 +325,28 @@ impl Load {
         }
         let url = format!("http://{}:{port}/", fleet.hosts.address(node));
         let child = Command::new("ip")
-            .args(["netns", "exec", &fleet.hosts.host(0), "wrk", "-t1", "-c8"])
+            .args([
+                "netns",
+                "exec",
+                &fleet.hosts.host(0),
+                "nice",
+                "wrk",
+                "-t1",
+                "-c8",
+            ])
             .arg(format!("-d{seconds}s"))
             .args(["--timeout", "10s", &url])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn();
         Some(child.expect("wrk starts"))
+    }
+
+    /// Ends it early.
+    pub fn stop(child: Child) -> Self {
+        // SAFETY: kill has no memory preconditions; the child is ours and not yet waited for.
+        unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
+        Self::finish(child)
     }
 
     /// Waits for its end.

@@ -8,16 +8,18 @@ pub mod doors;
 mod engine;
 mod fleet;
 mod netns;
+mod processes;
 mod site;
 mod wait;
 
-pub use cluster::{AgentProcess, Cluster, UpOptions, processes_with};
+pub use cluster::{AgentProcess, Cluster, UpOptions};
 pub use command::{Done, Weft, finish};
 pub use engine::Engine;
-pub use fleet::{AGENTS, Fleet, Load, PATIENCE, web_image};
+pub use fleet::{AGENTS, Fleet, LEASE, Load, PATIENCE, lease_args, web_image};
 pub use netns::Namespaces;
+pub use processes::{instances_of, processes_with};
 pub use site::{Site, TRUSTED};
-pub use wait::{eventually, eventually_some};
+pub use wait::{eventually, eventually_seen, eventually_some};
 
 /// Files that every Debian has, with known independent checksums by `crc32c`.
 pub const LICENSES: &str = "/usr/share/common-licenses";

@@ -14,7 +14,11 @@ use weft_unit::conformance::docker::Docker;
 use weft_unit::conformance::git::GitServer;
 use weft_unit::conformance::images::{ImageConfig, Pushed, Registry, build, is_installed, missing};
 
-use crate::{Cluster, Done, Namespaces, PATIENCE, UpOptions, can_make_namespaces, eventually};
+use crate::fleet::{LEASE, lease_args};
+use crate::{
+    Cluster, Done, Namespaces, PATIENCE, UpOptions, can_make_namespaces, eventually,
+    eventually_seen,
+};
 
 /// The namespace of Weft that may have what reaches the node.
 pub const TRUSTED: &str = "trusted";
@@ -62,10 +66,12 @@ impl Site {
             return None;
         }
         let hosts = Namespaces::new(2);
+        let mut args = lease_args(LEASE);
+        args.extend(["--allow-privileged".to_owned(), TRUSTED.to_owned()]);
         let cluster = Cluster::with(UpOptions {
             listen: format!("{}:7700", hosts.address(0)),
             namespace: Some(hosts.host(0)),
-            args: vec!["--allow-privileged".to_owned(), TRUSTED.to_owned()],
+            args,
             ..UpOptions::default()
         });
         let dir = cluster.dir.path();
@@ -171,7 +177,7 @@ impl Site {
         let file = file.display().to_string();
         let mut args = vec!["apply", "-f", &file];
         if wait {
-            args.extend(["--wait", "--timeout", "90s"]);
+            args.extend(["--wait", "--timeout", "3m"]);
         }
         let apply = self.cluster.weft(args);
         apply.timeout(PATIENCE + Duration::from_secs(30)).run()
@@ -179,14 +185,11 @@ impl Site {
 
     /// A service as the API shows it; null when there is none.
     pub fn service(&self, namespace: &str, name: &str) -> Value {
-        let get = ["-n", namespace, "get", name, "-o", "json"];
-        let done = self.cluster.weft(get).run();
-        if done.code != 0 {
-            return Value::Null;
+        let service = self.cluster.service(namespace, name);
+        if let Some(id) = service["id"].as_str() {
+            let mut seen = self.seen.lock().expect("nobody panicked");
+            seen.insert(id.to_owned());
         }
-        let service = done.json();
-        let id = service["id"].as_str().unwrap_or("no id").to_owned();
-        self.seen.lock().expect("nobody panicked").insert(id);
         service
     }
 
@@ -199,20 +202,10 @@ impl Site {
         namespace: &str,
         name: &str,
         what: &str,
-        mut holds: impl FnMut(&Value) -> bool,
+        holds: impl FnMut(&Value) -> bool,
     ) -> Value {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let service = self.service(namespace, name);
-            if holds(&service) {
-                return service;
-            }
-            assert!(
-                Instant::now() < end,
-                "{name}: not in time: {what}: {service}"
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let what = format!("{name}: {what}");
+        eventually_seen(&what, PATIENCE, || self.service(namespace, name), holds)
     }
 
     /// Deletes a service and waits until it is gone.
@@ -252,7 +245,7 @@ impl Site {
     fn curl(&self, args: &[&str]) -> String {
         let output = Command::new("ip")
             .args(["netns", "exec", &self.hosts.host(0), "curl", "-sS"])
-            .args(["--max-time", "10"])
+            .args(["--max-time", "30"])
             .args(args)
             .output()
             .expect("curl runs");
@@ -341,7 +334,8 @@ fn listen(namespace: &str, address: &str) -> TcpListener {
     made.join().expect("a listener")
 }
 
-fn mirror(namespace: &str, registry: &Registry) -> Child {
+/// A registry in a network namespace, with what another one has; it answers.
+pub(crate) fn mirror(namespace: &str, registry: &Registry) -> Child {
     let mirror = Command::new("nsenter")
         .arg(format!("--net=/run/netns/{namespace}"))
         .args(["docker-registry", "serve"])

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-/// How often is looked.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How long after the first look the next one follows; each time half as long again, so that who
+/// looks does not take the time from those it waits for.
+const FIRST_INTERVAL: Duration = Duration::from_millis(20);
+const MAX_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Waits until something holds.
 ///
@@ -22,12 +24,43 @@ pub fn eventually_some<T>(
     deadline: Duration,
     mut look: impl FnMut() -> Option<T>,
 ) -> T {
-    let end = Instant::now() + deadline;
-    loop {
-        if let Some(found) = look() {
-            return found;
+    poll(what, deadline, || look().ok_or_else(String::new))
+}
+
+/// Waits until what is seen is as wanted; what was seen then.
+///
+/// # Panics
+/// When it is not within the deadline; with what was seen last.
+pub fn eventually_seen<T: std::fmt::Display>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> T,
+    mut holds: impl FnMut(&T) -> bool,
+) -> T {
+    poll(what, deadline, || {
+        let seen = look();
+        if holds(&seen) {
+            Ok(seen)
+        } else {
+            Err(format!(": {seen}"))
         }
-        assert!(Instant::now() < end, "not within {deadline:?}: {what}");
-        std::thread::sleep(LOOK_INTERVAL);
+    })
+}
+
+/// Looks again and again; an error is what was seen.
+fn poll<T>(what: &str, deadline: Duration, mut look: impl FnMut() -> Result<T, String>) -> T {
+    let end = Instant::now() + deadline;
+    let mut interval = FIRST_INTERVAL;
+    loop {
+        let seen = match look() {
+            Ok(found) => return found,
+            Err(seen) => seen,
+        };
+        assert!(
+            Instant::now() < end,
+            "not within {deadline:?}: {what}{seen}"
+        );
+        std::thread::sleep(interval);
+        interval = (interval * 3 / 2).min(MAX_INTERVAL);
     }
 }

@@ -134,6 +134,11 @@ fn result(site: &Site, job: &str) -> bool {
     site.fetch(8080, &format!("/cgi-bin/get?{job}")) == format!("{job} is done")
 }
 
+/// Waits until Redis has started again, with what it had.
+fn is_kept(site: &Site, job: &str) {
+    eventually("what Redis keeps is there", PATIENCE, || result(site, job));
+}
+
 /// The sources of units that are ready: `git:COMMIT`.
 fn sources(service: &Value) -> Vec<String> {
     let units = service["units"].as_array().cloned().unwrap_or_default();
@@ -183,10 +188,11 @@ fn an_inline_application_lives_through_its_day() {
         );
     }
 
-    let logs = site.cluster.weft(["logs", "app"]).run().expect_code(0);
-    for line in ["/web] serving one", "/worker] did first", "/redis] "] {
-        assert!(logs.stdout.contains(line), "{line}: {}", logs.stdout);
-    }
+    eventually("the logs of all parts", PATIENCE, || {
+        let logs = site.cluster.weft(["logs", "app"]).run().expect_code(0);
+        let mut lines = ["/web] serving one", "/worker] did first", "/redis] "].iter();
+        lines.all(|line| logs.stdout.contains(line))
+    });
     let exec = |part: &str, script: &str| {
         let exec = ["exec", "app", "--part", part, "--", "sh", "-c", script];
         site.cluster.weft(exec).run()
@@ -207,18 +213,12 @@ fn an_inline_application_lives_through_its_day() {
         .run()
         .expect_code(0);
     about(&site, "one for somebody");
-    assert!(
-        result(&site, "first"),
-        "what Redis keeps outlives a restart"
-    );
+    is_kept(&site, "first");
 
     site.apply(&inline(&images.file("two")), true)
         .expect_code(0);
     about(&site, "two for somebody");
-    assert!(
-        result(&site, "first"),
-        "what Redis keeps outlives an update"
-    );
+    is_kept(&site, "first");
     work_is_done(&site, "second");
     let again = site
         .apply(&inline(&images.file("two")), false)
@@ -292,10 +292,7 @@ fn an_application_from_git_follows_its_pushes() {
     restart.timeout(PATIENCE).run().expect_code(0);
     about(&site, "two for git");
     runs_commit(&site, &second);
-    assert!(
-        result(&site, "first"),
-        "what Redis keeps outlives an update"
-    );
+    is_kept(&site, "first");
 
     let third = publish("three");
     let body = r#"{"ref":"refs/heads/main","repository":{"default_branch":"main"}}"#;
@@ -342,7 +339,7 @@ fn an_application_from_git_follows_its_pushes() {
     site.apply(&from(&first), true).expect_code(0);
     runs_commit(&site, &first);
     about(&site, "one for git");
-    assert!(result(&site, "first"), "what Redis keeps outlives it all");
+    is_kept(&site, "first");
 
     site.delete("default", "app");
     site.wait_until_nothing_is_left();

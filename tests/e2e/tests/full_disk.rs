@@ -85,7 +85,7 @@ fn a_full_disk_refuses_work_loses_none_and_needs_no_restart() {
     );
 
     disk.grow("300m");
-    eventually("jobs are taken again", Duration::from_secs(10), || {
+    eventually("jobs are taken again", Duration::from_secs(60), || {
         match runtime.block_on(client.submit(&job(), None)) {
             Ok(view) => acknowledged.push(view.id.to_string()),
             Err(_) => return false,

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use bad_images::{BadImage, Member};
 use serde_json::Value;
-use weft_e2e::{Site, web_image};
+use weft_e2e::{PATIENCE, Site, eventually, web_image};
 
 /// Within this long a refusal at the door is told, on a busy machine too.
-const AT_THE_DOOR: Duration = Duration::from_secs(10);
+const AT_THE_DOOR: Duration = Duration::from_secs(60);
 
 /// Aliases of aliases that stand for a billion values.
 fn bomb(key: &str) -> String {
@@ -154,7 +154,9 @@ fn specifications_that_leave_their_place_are_refused_at_the_door() {
     let image = site.push("web:1", &web_image("good", true)).tagged;
     site.apply(&container(&image, "ports: ['8080:80']"), true)
         .expect_code(0);
-    assert_eq!(site.fetch(8080, "/"), "good");
+    eventually("the good one answers", PATIENCE, || {
+        site.fetch(8080, "/") == "good"
+    });
     site.delete("default", "app");
     site.wait_until_nothing_is_left();
 }
@@ -400,7 +402,9 @@ fn images_that_are_not_what_they_say_are_refused() {
 
     site.apply(&container(&pushed.digested, "ports: ['8080:80']"), true)
         .expect_code(0);
-    assert_eq!(site.fetch(8080, "/"), "one");
+    eventually("the good one answers", PATIENCE, || {
+        site.fetch(8080, "/") == "one"
+    });
     site.delete("default", "app");
     site.wait_until_nothing_is_left();
 }

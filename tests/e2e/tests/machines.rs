@@ -1,10 +1,10 @@
 //! Machines on one node: applied, reached, adopted after their agent was killed, stopped, deleted;
 //! and what is said of one that does not boot.
 
-#[path = "../../../crates/weft-vm/tests/support/guest.rs"]
+#[path = "../../../crates/weft-vm/tests/vm/support/guest.rs"]
 #[allow(dead_code, reason = "a part of it is used")]
 mod guest;
-#[path = "../../../crates/weft-vm/tests/support/http.rs"]
+#[path = "../../../crates/weft-vm/tests/vm/support/http.rs"]
 #[allow(dead_code, reason = "a part of it is used")]
 mod http;
 
@@ -13,7 +13,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use weft_e2e::{AgentProcess, Cluster, Done, eventually, processes_with};
+use weft_e2e::{
+    AgentProcess, Cluster, Done, LEASE, UpOptions, eventually, lease_args, processes_with,
+};
 
 /// How long an emulated machine may take to boot or to end, on a machine where others build.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -50,7 +52,10 @@ impl Site {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let files = vec![("kernel", kernel), ("initrd", initrd)];
         let images = runtime.block_on(http::Server::start(files));
-        let cluster = Cluster::up(0);
+        let cluster = Cluster::with(UpOptions {
+            args: lease_args(LEASE),
+            ..UpOptions::default()
+        });
         let agent = cluster.agent("n1", None, &AGENT);
         Some(Self {
             cluster,
@@ -90,12 +95,7 @@ impl Site {
     }
 
     fn service(&self, name: &str) -> Value {
-        let done = self.weft(&["get", name, "-o", "json"]);
-        if done.code == 0 {
-            done.json()
-        } else {
-            Value::Null
-        }
+        self.cluster.service("default", name)
     }
 
     /// Waits until the only unit of a service is as wanted.
@@ -267,10 +267,12 @@ fn a_machine_that_does_not_boot_says_why_shows_its_console_and_when_it_is_tried_
     let text = unit.to_string();
     assert!(text.contains("its kernel panicked"), "{unit:#}");
     assert!(text.contains("Unable to mount root fs"), "{unit:#}");
-    let shown = site.weft(&["get", "broken"]).expect_code(0).stdout;
-    for wanted in ["vm-boot-failed", "Unable to mount root fs", "next try"] {
-        assert!(shown.contains(wanted), "no {wanted:?}:\n{shown}");
-    }
+    // Only between two tries: the pauses grow.
+    eventually("`get` says so as well", PATIENCE, || {
+        let shown = site.weft(&["get", "broken"]).expect_code(0).stdout;
+        let mut wanted = ["vm-boot-failed", "Unable to mount root fs", "next try"].iter();
+        wanted.all(|it| shown.contains(it))
+    });
     let tried = |service: &Value| service["units"][0]["restarts"].as_u64().unwrap_or(0);
     let first = tried(&service);
     site.wait_for("broken", "it is tried again", |unit| {

@@ -235,32 +235,32 @@ fn is_sleep(pid: u32) -> bool {
 
 #[test]
 fn an_interrupt_cancels_and_leaves_nothing_running() {
-    let child = Weft::new(["run", "--", "sh", "-c", "echo ready; sleep 62.25"]).spawn();
+    let child = Weft::new(["run", "--", "sh", "-c", "echo ready; sleep 362.25"]).spawn();
     eventually("the sleep runs", Duration::from_secs(30), || {
-        processes_with("sleep 62.25").into_iter().any(is_sleep)
+        processes_with("sleep 362.25").into_iter().any(is_sleep)
     });
     // SAFETY: kill has no memory preconditions; the child is ours and not yet waited for.
     unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) };
     let done = finish(child, Duration::from_secs(30), "interrupted run");
     assert_eq!(done.code, 130, "{}", done.stderr);
-    eventually("nothing is left", Duration::from_secs(5), || {
-        processes_with("sleep 62.25").is_empty()
+    eventually("nothing is left", Duration::from_secs(60), || {
+        processes_with("sleep 362.25").is_empty()
     });
 }
 
 #[test]
 fn a_killed_run_leaves_nothing_running_and_no_directory() {
     let before = private_directories();
-    let mut child = Weft::new(["run", "--", "sleep", "63.25"]).spawn();
+    let mut child = Weft::new(["run", "--", "sleep", "363.25"]).spawn();
     eventually("the sleep runs", Duration::from_secs(30), || {
-        processes_with("sleep 63.25").into_iter().any(is_sleep)
+        processes_with("sleep 363.25").into_iter().any(is_sleep)
     });
     child.kill().expect("it can be killed");
     let _ = child.wait();
-    eventually("no process is left", Duration::from_secs(5), || {
-        processes_with("sleep 63.25").is_empty()
+    eventually("no process is left", Duration::from_secs(60), || {
+        processes_with("sleep 363.25").is_empty()
     });
-    eventually("no directory is left", Duration::from_secs(5), || {
+    eventually("no directory is left", Duration::from_secs(60), || {
         private_directories()
             .iter()
             .all(|dir| before.contains(dir) || !dir_is_of(dir, child.id()))
@@ -307,12 +307,12 @@ fn a_memory_hog_a_fork_bomb_and_a_disk_filler_are_contained() {
         "--",
         "sh",
         "-c",
-        "b() { b | b & }; b; sleep 64.25",
+        "b() { b | b & }; b; sleep 364.25",
     ];
     let done = Weft::new(bomb).timeout(Duration::from_secs(90)).run();
     assert!(done.code != 0, "{done:?}");
-    eventually("the bomb is gone", Duration::from_secs(10), || {
-        processes_with("sleep 64.25").is_empty()
+    eventually("the bomb is gone", Duration::from_secs(60), || {
+        processes_with("sleep 364.25").is_empty()
     });
 
     let filler = [

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use weft_e2e::asked::{nodes_of, published, replicas, resources, service_file};
-use weft_e2e::{Fleet, web_image};
+use weft_e2e::{Fleet, PATIENCE, eventually, web_image};
 use weft_unit::conformance::images::ImageConfig;
 
 /// A web service that computes when `/cgi-bin/burn` is asked for.
@@ -62,7 +62,9 @@ fn replicas_follow_the_processor_time_they_use_without_flapping() {
     );
     let text = published(&service_file("web", &image, &more));
     fleet.apply(&text, true).expect_code(0);
-    assert_eq!(fleet.fetch(2, 8080, "/cgi-bin/burn"), "burnt\n");
+    eventually("it computes", PATIENCE, || {
+        fleet.fetch(2, 8080, "/cgi-bin/burn") == "burnt\n"
+    });
 
     let is_within = |service: &Value| (2..=4).contains(&replicas(service, "wanted"));
     let clients = Clients::start(&fleet, 8, "/cgi-bin/burn");

@@ -241,7 +241,16 @@ async fn services_are_applied_shown_changed_and_deleted_as_over_rest() {
     assert_eq!(late.code(), Code::FailedPrecondition, "{late:?}");
     assert_eq!(problem(&late)["revision"], 2);
 
-    // Scaled, given back, restarted, stopped, started, deleted.
+    // Paused, resumed, scaled, given back, restarted, stopped, started, deleted.
+    for paused in [true, false] {
+        let request = api::PauseWorkloadRequest {
+            workload: "web".to_owned(),
+            paused,
+            ..Default::default()
+        };
+        weft.pause_workload(request).await.expect("units are told");
+    }
+    healthy(&mut weft).await;
     let scaled = patch_request(|patch| patch.scale = Some(3));
     weft.patch_workload(scaled).await.expect("it is scaled");
     assert_eq!(healthy(&mut weft).await.units.len(), 3);
@@ -492,6 +501,15 @@ async fn what_is_wrong_is_refused_with_the_field_and_the_reason_of_rest() {
         assert_same_refusal(&status, code, &refused, "");
     }
 
+    let refused = over_rest(&fleet, "POST", "/v1/workloads/web/pause?unit=99", "");
+    let nobody = api::PauseWorkloadRequest {
+        workload: "web".to_owned(),
+        unit: "99".to_owned(),
+        paused: true,
+        ..Default::default()
+    };
+    let status = weft.pause_workload(nobody).await;
+    assert_same_refusal(&status.expect_err("no such"), Code::NotFound, &refused, "");
     let refused = over_rest(&fleet, "GET", "/v1/workloads/nobody", "");
     let status = weft.get_workload(get_request("nobody", 0)).await;
     assert_same_refusal(&status.expect_err("no such"), Code::NotFound, &refused, "");

@@ -262,6 +262,8 @@ class Capacity:
     runtimes: tuple[str, ...]
     labels: Mapping[str, str]
     capabilities: tuple[str, ...]
+    price_per_hour: str | None
+    """What an hour of all of it costs, as in ``$0.12``; none where that is nothing."""
 
     @classmethod
     def read(cls, fields: Fields) -> Capacity:
@@ -276,6 +278,7 @@ class Capacity:
             runtimes=fields.texts("runtimes"),
             labels=fields.mapping("labels"),
             capabilities=fields.texts("capabilities"),
+            price_per_hour=fields.text_or_none("price_per_hour"),
         )
 
 
