@@ -9,6 +9,8 @@ mod pulls;
 
 use std::process::ExitCode;
 
+use libtest_mimic::{Arguments, Trial};
+
 /// A test: its name, and what it does.
 type Test = (&'static str, fn());
 
@@ -65,27 +67,9 @@ fn main() -> ExitCode {
         Some(agent::AGENT) => return agent::run(&args[2..]),
         _ => {}
     }
-    let filters: Vec<&String> = args[1..].iter().filter(|a| !a.starts_with('-')).collect();
-    if args.iter().any(|arg| arg == "--list") {
-        for (name, _) in TESTS {
-            println!("{name}: test");
-        }
-        return ExitCode::SUCCESS;
-    }
-    let mut failed = Vec::new();
-    for (name, test) in TESTS {
-        if !filters.is_empty() && !filters.iter().any(|filter| name.contains(filter.as_str())) {
-            continue;
-        }
-        println!("test {name} ...");
-        match std::panic::catch_unwind(test) {
-            Ok(()) => println!("test {name} ... ok"),
-            Err(_) => failed.push(*name),
-        }
-    }
-    if failed.is_empty() {
-        return ExitCode::SUCCESS;
-    }
-    println!("failed: {}", failed.join(", "));
-    ExitCode::FAILURE
+    let mut wanted = Arguments::from_args();
+    // They look at the whole machine.
+    wanted.test_threads = Some(1);
+    let trial = |&(name, test): &Test| Trial::test(name, move || Ok(test()));
+    libtest_mimic::run(&wanted, TESTS.iter().map(trial).collect()).exit_code()
 }

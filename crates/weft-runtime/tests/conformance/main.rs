@@ -22,6 +22,6 @@ fn main() -> ExitCode {
             let fd = arguments.next().and_then(|fd| fd.parse().ok()).unwrap_or(3);
             weft_sandbox::spawner::main(fd)
         }
-        first => runner::run(first.filter(|name| !name.starts_with("--")).as_deref()),
+        _ => runner::run(),
     }
 }

@@ -1,11 +1,13 @@
 //! Runs every behaviour on every subject.
 
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Trial};
+use tokio::runtime::Runtime;
 
 use crate::subject::{self, Subject};
 use crate::{behaviour, limits, process};
@@ -13,7 +15,7 @@ use crate::{behaviour, limits, process};
 /// Longest time for one test.
 const MAX_TEST: Duration = Duration::from_secs(60);
 
-type Body = Box<dyn Fn(Arc<Subject>) -> Pin<Box<dyn Future<Output = ()>>>>;
+type Body = Box<dyn Fn(Arc<Subject>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
 
 /// A named behaviour.
 pub(crate) struct Case {
@@ -22,7 +24,7 @@ pub(crate) struct Case {
 }
 
 /// Names a behaviour.
-pub(crate) fn case<F: Future<Output = ()> + 'static>(
+pub(crate) fn case<F: Future<Output = ()> + Send + 'static>(
     name: &'static str,
     body: fn(Arc<Subject>) -> F,
 ) -> Case {
@@ -32,50 +34,43 @@ pub(crate) fn case<F: Future<Output = ()> + 'static>(
     }
 }
 
-/// Runs those whose name contains `filter`, one after the other.
-pub(crate) fn run(filter: Option<&str>) -> ExitCode {
+/// Runs those that the command line asks for, one after the other: they share what they run on.
+pub(crate) fn run() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
-    let mut failed = 0;
-    for subject in runtime.block_on(subject::all()) {
-        let own = match subject.name {
-            #[cfg(feature = "wasm")]
-            "wasm" => crate::wasm::cases(),
-            _ => process::cases(),
-        };
-        for case in behaviour::cases()
-            .into_iter()
-            .chain(limits::cases())
-            .chain(own)
-        {
-            let name = format!("{}::{}", subject.name, case.name);
-            if filter.is_some_and(|filter| !name.contains(filter)) {
-                continue;
-            }
-            let start = Instant::now();
-            let body = || {
-                let test = async {
-                    tokio::time::timeout(MAX_TEST, (case.body)(Arc::clone(&subject))).await
-                };
-                runtime.block_on(test).expect("the test took too long");
-                runtime.block_on(subject.is_clean());
-            };
-            let passed = std::panic::catch_unwind(AssertUnwindSafe(body)).is_ok();
-            let word = if passed { "ok" } else { "FAILED" };
-            println!(
-                "test {name} ... {word} ({} ms)",
-                start.elapsed().as_millis()
-            );
-            failed += usize::from(!passed);
-        }
-    }
-    println!("{failed} failed");
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    let subjects = runtime.block_on(subject::all());
+    let runtime = Arc::new(runtime);
+    let trials = subjects.into_iter().flat_map(|subject| {
+        let runtime = Arc::clone(&runtime);
+        let all = cases(subject.name).into_iter();
+        all.map(move |case| trial(&runtime, &subject, case))
+    });
+    let mut wanted = Arguments::from_args();
+    wanted.test_threads = Some(1);
+    libtest_mimic::run(&wanted, trials.collect()).exit_code()
+}
+
+fn cases(subject: &str) -> Vec<Case> {
+    let own = match subject {
+        #[cfg(feature = "wasm")]
+        "wasm" => crate::wasm::cases(),
+        _ => process::cases(),
+    };
+    let shared = behaviour::cases().into_iter().chain(limits::cases());
+    shared.chain(own).collect()
+}
+
+fn trial(runtime: &Arc<Runtime>, subject: &Arc<Subject>, case: Case) -> Trial {
+    let name = format!("{}::{}", subject.name, case.name);
+    let (runtime, subject) = (Arc::clone(runtime), Arc::clone(subject));
+    Trial::test(name, move || {
+        let test =
+            async { tokio::time::timeout(MAX_TEST, (case.body)(Arc::clone(&subject))).await };
+        runtime.block_on(test)?;
+        runtime.block_on(subject.is_clean());
+        Ok(())
+    })
 }

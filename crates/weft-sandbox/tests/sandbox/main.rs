@@ -8,7 +8,8 @@ mod limits;
 mod processes;
 mod setup;
 
-use setup::{Case, case};
+use libtest_mimic::Trial;
+use setup::case;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -19,11 +20,11 @@ fn main() -> ExitCode {
             weft_sandbox::spawner::main(fd)
         }
         Some("__agent") => death::agent(&arguments.next().unwrap_or_default()),
-        first => setup::run(&cases(), first.filter(|name| !name.starts_with("--"))),
+        _ => setup::run(cases()),
     }
 }
 
-fn cases() -> Vec<Case> {
+fn cases() -> Vec<Trial> {
     vec![
         case(
             "exit_codes_and_signals_are_told_in_both_sandboxes",

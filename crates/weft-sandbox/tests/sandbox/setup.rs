@@ -1,9 +1,8 @@
-//! A small test runner, and how tests start spawners and processes.
+//! How tests are run, and how they start spawners and processes.
 
+use libtest_mimic::{Arguments, Trial};
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -14,53 +13,23 @@ const MAX_WAIT: Duration = Duration::from_secs(20);
 /// Longest time for a test.
 const MAX_TEST: Duration = Duration::from_secs(180);
 
-type Test = Box<dyn Fn() -> Pin<Box<dyn Future<Output = ()>>>>;
-
-/// A named test.
-pub(crate) struct Case {
-    name: &'static str,
-    test: Test,
-}
-
 /// Names a test.
-pub(crate) fn case<F: Future<Output = ()> + 'static>(name: &'static str, test: fn() -> F) -> Case {
-    Case {
-        name,
-        test: Box::new(move || Box::pin(test())),
-    }
+pub(crate) fn case<F: Future<Output = ()> + 'static>(name: &str, test: fn() -> F) -> Trial {
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        let limited = async { tokio::time::timeout(MAX_TEST, test()).await };
+        Ok(runtime.block_on(limited)?)
+    })
 }
 
-/// Runs those whose name contains `filter`, one after the other.
-pub(crate) fn run(cases: &[Case], filter: Option<&str>) -> ExitCode {
-    let mut failed = 0;
-    for case in cases
-        .iter()
-        .filter(|case| filter.is_none_or(|filter| case.name.contains(filter)))
-    {
-        let start = Instant::now();
-        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .unwrap();
-            let limited = async { tokio::time::timeout(MAX_TEST, (case.test)()).await };
-            runtime.block_on(limited).expect("the test took too long");
-        }));
-        let word = if outcome.is_ok() { "ok" } else { "FAILED" };
-        println!(
-            "test {} ... {word} ({} ms)",
-            case.name,
-            start.elapsed().as_millis()
-        );
-        failed += usize::from(outcome.is_err());
-    }
-    println!("{failed} failed");
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+/// Runs those that the command line asks for, one after the other: some count what is there.
+pub(crate) fn run(cases: Vec<Trial>) -> ExitCode {
+    let mut wanted = Arguments::from_args();
+    wanted.test_threads = Some(1);
+    libtest_mimic::run(&wanted, cases).exit_code()
 }
 
 /// Whether the tests run as root.
