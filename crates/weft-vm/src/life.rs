@@ -29,7 +29,6 @@ const AGENT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Starts a unit unless it runs.
 pub(crate) async fn start(shared: &Arc<Shared>, unit: &Unit) -> Result<(), Error> {
-    prepare::spec(unit)?;
     let progress = tokio::sync::watch::Sender::new(String::new());
     prepare::prepare(shared, unit, &progress).await?;
     let dir = shared.dir(unit.id);

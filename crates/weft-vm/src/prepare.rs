@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use weft_types::{ImageFormat, NetworkSpec, Reason, UnitId, VmNetworkMode, VmSpec};
+use weft_types::{ImageFormat, NetworkSpec, Reason, VmNetworkMode, VmSpec};
 use weft_unit::{Error, Progress, Step, Unit, UnitWork};
 
 use crate::machine::{Card, Disk, Kernel, Link, Machine};
@@ -23,7 +23,7 @@ const DEFAULT_CMDLINE: &str = "console=ttyS0 no_timer_check";
 const ADDRESS_WORD: &str = "weft-address";
 
 /// The specification of a unit, checked.
-pub(crate) fn spec(unit: &Unit) -> Result<&VmSpec, Error> {
+fn spec(unit: &Unit) -> Result<&VmSpec, Error> {
     let UnitWork::Vm(spec) = &unit.work else {
         return Err(fail::refused("runtime", "not a virtual machine"));
     };
@@ -32,10 +32,11 @@ pub(crate) fn spec(unit: &Unit) -> Result<&VmSpec, Error> {
     Ok(spec)
 }
 
-/// Makes the directory of a unit. Only for a caller that is there: what goes on without one finds
-/// by the directory whether the unit was removed since.
-pub(crate) fn make_dir(shared: &Shared, id: UnitId) -> Result<(), Error> {
-    let dir = shared.dir(id);
+/// Makes the directory of a unit that may be. Only for a caller that is there: what goes on without
+/// one finds by the directory whether the unit was removed since.
+pub(crate) fn begin(shared: &Shared, unit: &Unit) -> Result<(), Error> {
+    cards(unit, spec(unit)?)?;
+    let dir = shared.dir(unit.id);
     record::make_dir(&dir).map_err(|e| fail::file(Step::Prepare, "making", &dir, &e))
 }
 

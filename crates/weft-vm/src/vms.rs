@@ -229,12 +229,12 @@ impl UnitRuntime for Vms {
     }
 
     async fn prepare(&self, unit: &Unit, progress: &Progress) -> Result<(), Error> {
-        prepare::make_dir(&self.shared, unit.id)?;
+        prepare::begin(&self.shared, unit)?;
         prepare::prepare(&self.shared, unit, progress).await
     }
 
     async fn start(&self, unit: &Unit) -> Result<(), Error> {
-        prepare::make_dir(&self.shared, unit.id)?;
+        prepare::begin(&self.shared, unit)?;
         let (shared, unit) = (Arc::clone(&self.shared), unit.clone());
         // Goes on when the caller is dropped: a machine half started helps nobody.
         let starting = tokio::spawn(async move { life::start(&shared, &unit).await });
