@@ -1,6 +1,9 @@
 //! Commands inside a unit.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use weft_types::UnitId;
 
 use crate::{ExecInput, ExecOutput, ExecSession, ExecWanted};
 
@@ -47,7 +50,7 @@ async fn to_the_end(ground: &Ground<'_>, session: ExecSession) -> Result<Ended, 
 
 pub(super) async fn run_inside(
     ground: &Ground<'_>,
-    id: weft_types::UnitId,
+    id: UnitId,
     wanted: ExecWanted,
 ) -> Result<Ended, Failed> {
     let session = ground
@@ -183,17 +186,36 @@ pub async fn dropped_session_ends_the_command(ground: &Ground<'_>) -> Outcome {
     ensure(first.is_some(), || "it printed nothing".to_owned())?;
     drop(session);
     ground
-        .eventually("the command has ended", || async {
-            let search = shell("ps | grep -v grep | grep -c 'sleep 9753'");
-            let found = run_inside(ground, unit.id, search).await;
-            let count = found.map_err(|failed| failed.0)?.stdout;
-            if count.trim() == "0" {
-                return Ok(());
+        .eventually("the command has ended", || sleepers(ground, unit.id))
+        .await?;
+    // The command may not have begun yet.
+    for after_ms in [0, 20, 100] {
+        let exec = ground.runtime.exec(unit.id, shell("exec sleep 9753"));
+        let session = ground.within("exec", exec).await??;
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        drop(session);
+    }
+    ground
+        .eventually("those have ended that had just been asked for", || async {
+            // One that is found late is found by a later look.
+            for _ in 0..3 {
+                sleepers(ground, unit.id).await?;
             }
-            Err(format!("{} of it run", count.trim()))
+            Ok(())
         })
         .await?;
     ground.remove(unit.id).await
+}
+
+/// Fails while commands run that sleep as long as nothing else does.
+async fn sleepers(ground: &Ground<'_>, id: UnitId) -> Result<(), String> {
+    let search = shell("ps | grep -v grep | grep -c 'sleep 9753'");
+    let found = run_inside(ground, id, search).await;
+    let count = found.map_err(|failed| failed.0)?.stdout;
+    if count.trim() == "0" {
+        return Ok(());
+    }
+    Err(format!("{} of it run", count.trim()))
 }
 
 /// Variables from secrets are there inside.
