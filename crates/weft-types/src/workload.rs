@@ -391,6 +391,15 @@ pub struct Workload {
     /// Whether it must never run in two places.
     #[serde(default)]
     pub exclusive: bool,
+    /// How long a unit of a service may take to end after it was asked to, until it is killed; 10
+    /// seconds when absent, 30 for a machine.
+    #[serde(
+        default,
+        with = "crate::serde_duration_opt",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(feature = "schema", schema(value_type = Option<String>, example = "30s"))]
+    pub stop_grace: Option<Duration>,
     /// What it may cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<BudgetSpec>,
@@ -425,8 +434,19 @@ impl Workload {
             speculate: false,
             priority: 0,
             exclusive: false,
+            stop_grace: None,
             budget: None,
         }
+    }
+
+    /// How long a unit may take to end after it was asked to: as written, or the default of the
+    /// runtime.
+    pub fn stop_grace(&self) -> Duration {
+        self.stop_grace.unwrap_or(match self.runtime {
+            // It has a system to shut down.
+            RuntimeKind::Vm => Duration::from_secs(30),
+            _ => Duration::from_secs(10),
+        })
     }
 
     /// What each task needs: as written, or the default of the runtime.

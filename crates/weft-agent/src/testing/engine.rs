@@ -38,6 +38,8 @@ struct State {
     halt_at: Option<(usize, bool)>,
     is_halted: bool,
     ports: BTreeMap<u16, std::net::SocketAddr>,
+    /// What instances were last given to end, also those that are gone.
+    graces: BTreeMap<UnitId, Duration>,
 }
 
 #[derive(Clone, Debug)]
@@ -49,8 +51,6 @@ struct Instance {
     env: BTreeMap<String, String>,
     /// What it has written to its layer.
     disk_bytes: u64,
-    /// What it was last given to end.
-    grace: Option<Duration>,
 }
 
 impl Engine {
@@ -125,7 +125,7 @@ impl Engine {
 
     /// What an instance was last given to end.
     pub(crate) fn grace(&self, unit: UnitId) -> Option<Duration> {
-        self.state.lock().instances.get(&unit)?.grace
+        self.state.lock().graces.get(&unit).copied()
     }
 
     /// The instance has this much in its layer.
@@ -148,7 +148,6 @@ impl Engine {
             starts: 0,
             env: BTreeMap::new(),
             disk_bytes: 0,
-            grace: None,
         };
         self.state.lock().instances.insert(unit, instance);
     }
@@ -275,7 +274,6 @@ impl UnitRuntime for Engine {
                 starts: 0,
                 env: unit.secrets.env.clone(),
                 disk_bytes: 0,
-                grace: None,
             });
             if !matches!(instance.phase, Phase::Running { .. }) {
                 instance.starts += 1;
@@ -418,8 +416,8 @@ impl UnitRuntime for Engine {
             if let Some(instance) = state.instances.get_mut(&id)
                 && matches!(instance.phase, Phase::Running { .. })
             {
-                instance.grace = Some(grace);
                 instance.phase = exited(Some(143));
+                state.graces.insert(id, grace);
             }
             Ok(())
         })

@@ -1,6 +1,7 @@
 //! What is wanted of one unit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use weft_core::service::record::{Assignment, Intent};
 use weft_core::unit::{HealthTimes, Order, Settings};
@@ -8,10 +9,8 @@ use weft_proto::v1;
 use weft_types::{NodeId, Reason, Resources, RuntimeKind, UnitId, Workload, WorkloadName};
 use weft_unit::{Credentials, Secrets, Unit, UnitWork};
 
-/// How long an instance may take to end after it was asked to, in milliseconds.
-const GRACE_MS: u64 = 10_000;
-/// The same for a machine, which has a system to shut down.
-const MACHINE_GRACE_MS: u64 = 30_000;
+/// How long something that nobody wants may take to end after it was asked to.
+const STRAY_GRACE: Duration = Duration::from_secs(10);
 
 /// What is wanted of a unit; only its intent, its secrets, its right and whether it is listed ever change.
 #[derive(Clone, Debug)]
@@ -88,6 +87,12 @@ impl Desired {
         self.assignment.as_ref().is_some_and(|it| it.spec.exclusive)
     }
 
+    /// How long it may take to end after it was asked to.
+    pub(super) fn stop_grace(&self) -> Duration {
+        let assignment = self.assignment.as_ref();
+        assignment.map_or(STRAY_GRACE, |it| it.spec.stop_grace())
+    }
+
     pub(super) fn demand(&self) -> Resources {
         match &self.assignment {
             Some(assignment) => assignment.spec.demand(),
@@ -110,11 +115,7 @@ impl Desired {
             node: node.clone(),
             restart: container.and_then(|it| it.restart).unwrap_or_default(),
             health: health.map(HealthTimes::from),
-            grace_ms: if is_machine {
-                MACHINE_GRACE_MS
-            } else {
-                GRACE_MS
-            },
+            grace_ms: self.stop_grace().as_millis() as u64,
             exclusive: self.is_exclusive(),
             boots: is_machine,
             // The disks of a machine have sizes of their own, which it cannot exceed.

@@ -276,17 +276,20 @@ impl Units {
         }
     }
 
-    /// Stops and removes every unit, and waits until nothing is left or the time is over.
+    /// Stops and removes every unit, and waits until nothing is left or the time is over, which begins
+    /// when the last one has had its grace.
     pub(crate) async fn remove_all(&self, why: &str, timeout: Duration) {
         self.shared.is_closing.store(true, Ordering::Relaxed);
         let desired: Vec<_> = {
             let table = self.shared.table.lock();
             table.values().map(|entry| entry.desired.clone()).collect()
         };
+        let mut grace = Duration::ZERO;
         for desired in desired {
+            grace = grace.max(desired.borrow().stop_grace());
             desired.send_modify(|desired| desired.end(why));
         }
-        let _ = tokio::time::timeout(timeout, self.shared.none_left()).await;
+        let _ = tokio::time::timeout(grace + timeout, self.shared.none_left()).await;
     }
 }
 

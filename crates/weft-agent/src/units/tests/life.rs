@@ -46,6 +46,23 @@ async fn volumes_that_are_kept_go_when_the_server_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unit_is_given_the_time_to_end_that_its_file_says() {
+    let mut bench = Bench::start().await;
+    let mut talk = bench.session().await;
+    let mut patient = service(1);
+    patient.spec.stop_grace = Some(Duration::from_secs(3));
+    talk.apply(true, &[patient.clone(), service(2)]).await;
+    talk.ready(unit(1)).await;
+    talk.ready(unit(2)).await;
+    talk.apply(false, &[stop(patient), stop(service(2))]).await;
+    for (number, grace) in [(1, 3), (2, 10)] {
+        talk.until(unit(number), |status| status.gone).await;
+        let given = bench.engine.grace(unit(number));
+        assert_eq!(given, Some(Duration::from_secs(grace)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_complete_set_replaces_what_is_there() {
     let mut bench = Bench::start().await;
     let mut talk = bench.session().await;

@@ -5,6 +5,7 @@ mod container;
 mod vm;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{MAX_REPLICAS, PortSpec};
 use crate::{FieldError, OnExceed, Run, RuntimeKind, Workload};
@@ -12,6 +13,8 @@ use crate::{FieldError, OnExceed, Run, RuntimeKind, Workload};
 /// The largest inline Compose file, and each file of cloud-init, in bytes.
 const MAX_TEXT_BYTES: usize = 512 << 10;
 const MAX_PORTS: usize = 256;
+/// The longest time that a unit may be given to end.
+const MAX_STOP_GRACE: Duration = Duration::from_secs(3_600);
 /// The most services that one may be beside, or apart from.
 const MAX_COMPANY: usize = 16;
 
@@ -77,6 +80,9 @@ impl Workload {
         if self.name.is_none() {
             return refuse("name", "missing; a service is known by its name");
         }
+        if self.stop_grace.is_some_and(|grace| grace > MAX_STOP_GRACE) {
+            return refuse("stop_grace", "more than an hour; give `1h` at most");
+        }
         self.check_company()?;
         self.check_budget()?;
         self.check_replicas()?;
@@ -111,6 +117,7 @@ impl Workload {
             ("replicas", self.replicas.is_some()),
             ("scaling", self.scaling.is_some()),
             ("update", self.update.is_some()),
+            ("stop_grace", self.stop_grace.is_some()),
             ("placement.with", !self.placement.with.is_empty()),
             ("placement.apart", !self.placement.apart.is_empty()),
         ];
