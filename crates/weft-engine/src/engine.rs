@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use weft_types::{ContainerSpec, NodeId, Reason, RuntimeKind, UnitId};
+use weft_types::{ContainerSpec, NodeId, PullPolicy, Reason, RuntimeKind, UnitId};
 use weft_unit::{
     CleanPolicy, Cleaned, Error, ExecSession, ExecWanted, LogStream, LogsWanted, Missing, Observed,
     Owned, Probe, Progress, Sizes, Step, Unit, UnitRuntime, UnitWork, Usage, labels,
@@ -128,8 +128,12 @@ impl Engine {
     async fn prepare_unit(&self, unit: &Unit, progress: &Progress) -> Result<(), Error> {
         let spec = container(unit, Step::Prepare)?;
         let there = self.reach(Step::Prepare).await?;
-        let login = unit.secrets.registry.as_ref();
-        image::ensure(&there.docker, &self.inner.pulled, spec, login, progress).await?;
+        let wanted = image::Wanted {
+            image: &spec.image,
+            pull: self.inner.pull_policy(&there, unit.id, spec).await?,
+            credentials: unit.secrets.registry.as_ref(),
+        };
+        image::ensure(&there.docker, &self.inner.pulled, &wanted, progress).await?;
         if !spec.volumes.is_empty() {
             progress.send_replace("making volumes".to_owned());
         }
@@ -144,6 +148,21 @@ impl Engine {
 }
 
 impl Inner {
+    async fn pull_policy(
+        &self,
+        there: &Connected,
+        id: UnitId,
+        spec: &ContainerSpec,
+    ) -> Result<PullPolicy, Error> {
+        let is_known = spec.pull == PullPolicy::Always
+            && self.ours(&there.docker, id, Step::Prepare).await?.is_some();
+        Ok(if is_known {
+            spec.pull.once_prepared()
+        } else {
+            spec.pull
+        })
+    }
+
     /// Makes the volumes of a unit be there.
     pub async fn mount(
         &self,

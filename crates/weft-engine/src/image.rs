@@ -9,7 +9,7 @@ use bollard::errors::Error as Api;
 use bollard::models::{CreateImageInfo, ImageInspect};
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures::StreamExt;
-use weft_types::{ContainerSpec, Reason};
+use weft_types::{PullPolicy, Reason};
 use weft_unit::{Credentials, Error, Progress, Step};
 
 use crate::error::{failed, said, status};
@@ -21,23 +21,35 @@ const SILENCE: Duration = Duration::from_secs(300);
 /// The most layers that are counted for people.
 const MAX_LAYERS: usize = 1_024;
 
-/// Makes the image of a specification be there. One that is there is not pulled again, by tag as
-/// by digest.
+/// Which image, when its registry is asked for it, and as whom.
+pub(crate) struct Wanted<'a> {
+    pub(crate) image: &'a str,
+    pub(crate) pull: PullPolicy,
+    pub(crate) credentials: Option<&'a Credentials>,
+}
+
+/// Makes an image be there.
 pub(crate) async fn ensure(
     docker: &Docker,
     pulled: &Pulled,
-    spec: &ContainerSpec,
-    credentials: Option<&Credentials>,
+    wanted: &Wanted<'_>,
     progress: &Progress,
 ) -> Result<(), Error> {
-    let reference = Reference::parse(&spec.image);
+    let reference = Reference::parse(wanted.image);
     let image = reference.canonical();
-    if find(docker, &image).await?.is_some() {
-        return pulled.touch(&image).await;
+    let before = find(docker, &image).await?;
+    match (wanted.pull, &before) {
+        (PullPolicy::Always, Some(_)) if !reference.is_digest() => {}
+        (_, Some(_)) => return pulled.touch(&image).await,
+        (PullPolicy::Never, None) => return Err(must_be_there(&image)),
+        (_, None) => {}
     }
-    // Before it is pulled: an agent that is killed meanwhile knows that the image is its own.
-    pulled.add(&image).await?;
-    let outcome = pull(docker, &reference, credentials, progress).await;
+    // Before it is pulled: an agent that is killed meanwhile knows that the image is its own. What
+    // is there already may be somebody else's.
+    if before.is_none() {
+        pulled.add(&image).await?;
+    }
+    let outcome = pull(docker, &reference, wanted.credentials, progress).await;
     let found = match outcome {
         Ok(()) => find(docker, &image).await?.ok_or_else(|| {
             let detail = format!("{image} was pulled, and yet the engine does not have it");
@@ -45,11 +57,23 @@ pub(crate) async fn ensure(
         }),
         Err(error) => Err(error),
     };
-    if let Err(error) = found {
-        pulled.remove(&image).await?;
-        return Err(error);
+    match (found, before.map(|before| before.id)) {
+        (Err(error), None) => {
+            pulled.remove(&image).await?;
+            Err(error)
+        }
+        (Err(error), Some(_)) => Err(error),
+        (Ok(found), Some(Some(old))) if found.id.as_ref() != Some(&old) => {
+            pulled.moved_on(&image, old).await
+        }
+        (Ok(_), Some(_)) => pulled.touch(&image).await,
+        (Ok(_), None) => Ok(()),
     }
-    Ok(())
+}
+
+fn must_be_there(image: &str) -> Error {
+    let detail = format!("the node does not have {image}, and `container.pull` is `never`");
+    Error::new(Step::Prepare, Reason::ImageNotFound, detail)
 }
 
 /// An image that the engine has; `None` when it has not.

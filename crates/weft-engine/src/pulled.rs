@@ -24,7 +24,7 @@ const LONGEST_PULL: Duration = Duration::from_secs(3_600);
 struct State {
     /// Version of this shape.
     v: u32,
-    /// Reference → when it was used last, in milliseconds since the Unix epoch.
+    /// Reference, or id → when it was used last, in milliseconds since the Unix epoch.
     images: BTreeMap<String, u64>,
 }
 
@@ -35,7 +35,13 @@ pub struct Pulled {
     path: PathBuf,
 }
 
+/// Ids of images that have lost their names begin so.
+const ID: &str = "sha256:";
+
 fn known_as(image: &str) -> String {
+    if image.starts_with(ID) {
+        return image.to_owned();
+    }
     Reference::parse(image).canonical()
 }
 
@@ -73,6 +79,23 @@ impl Pulled {
         self.change(move |state| {
             if let Some(used_ms) = state.images.get_mut(&image) {
                 *used_ms = now_ms();
+            }
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Notes that the name of an image is another's now. When we had pulled it, it goes one day by
+    /// its id.
+    ///
+    /// # Errors
+    /// As in [`Pulled::add`].
+    pub async fn moved_on(&self, image: &str, old_id: String) -> Result<(), Error> {
+        let image = known_as(image);
+        self.change(move |state| {
+            if let Some(used_ms) = state.images.get_mut(&image) {
+                *used_ms = now_ms();
+                state.images.insert(old_id, now_ms());
             }
         })
         .await
@@ -134,6 +157,11 @@ impl Pulled {
                 }
                 continue;
             };
+            if image.starts_with(ID) && !found.repo_tags.unwrap_or_default().is_empty() {
+                // Somebody has given it a name.
+                self.remove(&image).await?;
+                continue;
+            }
             let id = found.id.unwrap_or_default();
             if used.contains(&id) {
                 // It is not old when its last container goes.

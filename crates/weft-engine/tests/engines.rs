@@ -19,7 +19,9 @@ use weft_types::{
     VolumeClass, VolumeSpec, WorkloadId,
 };
 use weft_unit::conformance::images::{self, Pushed, Registry};
-use weft_unit::conformance::{Ground, Program, SERVE_PORT, Subject, run_all};
+use weft_unit::conformance::{
+    Ground, Program, SERVE_PORT, Subject, fresh_id, pull_policies, run_all,
+};
 use weft_unit::{
     CleanPolicy, Credentials, LogsWanted, Phase, Secrets, Unit, UnitRuntime, UnitWork,
 };
@@ -458,6 +460,7 @@ async fn docker_keeps_to_the_specification() {
     if let Some(bench) = Bench::new(false, false) {
         keeps_to_the_specification(&bench).await;
         cleans_its_own_images(&bench).await;
+        policies(&bench).await;
         registries(&bench).await;
     }
 }
@@ -469,7 +472,22 @@ async fn podman_conforms_and_keeps_to_the_specification() {
         run_all(&bench).await;
         keeps_to_the_specification(&bench).await;
         cleans_its_own_images(&bench).await;
+        policies(&bench).await;
     }
+}
+
+/// When the registry is asked; and that the image goes that a tag stood for before.
+async fn policies(bench: &Bench) {
+    let fresh = |spec| unit(fresh_id(), spec);
+    let dir = bench.agent.path();
+    let passed = pull_policies(&*bench.runtime, &bench.registry, dir, &fresh).await;
+    passed.expect("the policies are heeded");
+    let everything = CleanPolicy {
+        unused_for: Duration::ZERO,
+        min_free_bytes: 0,
+    };
+    let cleaned = bench.runtime.clean(everything).await.expect("cleaned");
+    assert_eq!(cleaned.items, 2, "the old and the new");
 }
 
 /// A registry that wants a password, one that lies, and one that is not there.

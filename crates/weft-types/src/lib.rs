@@ -32,8 +32,8 @@ pub use resources::{GpuRequest, NodeCapacity, Resources};
 pub use service::{
     AccessMode, CloudInit, ComposeSource, ComposeSpec, ContainerSpec, DiskSpec, EnvFrom, GitSource,
     HealthCheck, HealthProbe, HttpProbe, ImageFormat, Login, MAX_REPLICAS, NetworkMode,
-    NetworkSpec, Percent, PortSpec, Protocol, Replicas, RestartPolicy, RestartWhen, Retain,
-    Scaling, UpdateSpec, VmImage, VmNetworkMode, VmSpec, VolumeClass, VolumeSpec,
+    NetworkSpec, Percent, PortSpec, Protocol, PullPolicy, Replicas, RestartPolicy, RestartWhen,
+    Retain, Scaling, UpdateSpec, VmImage, VmNetworkMode, VmSpec, VolumeClass, VolumeSpec,
 };
 pub use state::{JobState, NodeState, NodeValidity, TaskState, WorkloadState};
 pub use task::{MAX_INLINE_DATA_BYTES, TaskCounts, TaskInput, TaskSpec};

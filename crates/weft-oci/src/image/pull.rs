@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use weft_types::PullPolicy;
 use weft_unit::{Credentials, Progress};
 
 use super::download::{download, retried};
@@ -22,21 +23,33 @@ use crate::unpack::unpack_layer;
 const PARALLEL_LAYERS: usize = 3;
 
 impl Images {
-    /// The image, fetched unless it is here.
+    /// The image, fetched as `pull` says.
     pub(crate) async fn ensure(
         self: &Arc<Self>,
         reference: &Reference,
+        pull: PullPolicy,
         credentials: Option<&Credentials>,
         progress: &Progress,
     ) -> Result<Image, Error> {
         let _in_use = FileLock::take(&self.in_use_file(), Hold::Shared).await?;
-        if let Some(image) = self.find(reference) {
+        let may_have_moved = pull == PullPolicy::Always && reference.digest.is_none();
+        if let Some(image) = self.find(reference).filter(|_| !may_have_moved) {
             self.touch(&image.digest);
             return Ok(image);
+        }
+        if pull == PullPolicy::Never {
+            return Err(Error::ImageNotFound(format!(
+                "the node does not have {reference}, and `container.pull` is `never`"
+            )));
         }
         progress.send_replace(format!("asking {} for the image", reference.registry));
         let session = self.registry.session(reference, credentials)?;
         let (digest, manifest) = manifest(&session, reference).await?;
+        if let Some(image) = self.by_digest(&digest) {
+            self.touch(&image.digest);
+            self.keep(reference, &image)?;
+            return Ok(image);
+        }
         let bytes = manifest.layers.iter().map(|layer| layer.blob.size).sum();
         let pulled = Arc::new(Pulled::new(progress, manifest.layers.len() as u64, bytes));
         let fetching = self.fetching(&manifest.config.digest).await?;

@@ -36,8 +36,13 @@ impl Inner {
         let spec = container(unit)?;
         let reference: Reference = spec.image.parse()?;
         let credentials = unit.secrets.registry.as_ref();
+        let known = self.records.of(unit.id).record()?;
+        let pull = match known.and_then(|known| known.image) {
+            Some(_) => spec.pull.once_prepared(),
+            None => spec.pull,
+        };
         self.images
-            .ensure(&reference, credentials, progress)
+            .ensure(&reference, pull, credentials, progress)
             .await?;
         if spec.volumes.is_empty() {
             return Ok(());
@@ -171,7 +176,11 @@ impl Inner {
         let silent = Progress::new(String::new());
         let credentials = unit.secrets.registry.as_ref();
         loop {
-            let image = self.images.ensure(&reference, credentials, &silent).await?;
+            let pull = spec.pull.once_prepared();
+            let image = self
+                .images
+                .ensure(&reference, pull, credentials, &silent)
+                .await?;
             let _in_use = FileLock::take(&self.images.in_use_file(), Hold::Shared).await?;
             // It may have been cleaned away before the lock was held.
             if self.images.by_digest(&image.digest).is_some() {

@@ -2,9 +2,10 @@
 
 use weft_types::Reason;
 use weft_unit::conformance::images::{self, Registry};
+use weft_unit::conformance::pull_policies;
 use weft_unit::{Credentials, Progress, UnitRuntime};
 
-use crate::ground::{Ground, unit, with_ground};
+use crate::ground::{Ground, of_spec, unit, with_ground};
 
 pub fn credentials_open_a_registry() {
     with_ground(&["htpasswd"], async |ground: &Ground| {
@@ -66,5 +67,17 @@ pub fn tampered_blobs_are_refused() {
         backend.prepare(&unit, &progress).await.expect("prepared");
         let layers = std::fs::read_dir(node.data_dir.join("oci/layers")).expect("layers");
         assert!(layers.count() > 0);
+    });
+}
+
+pub fn registries_are_asked_as_the_policy_says() {
+    with_ground(&["crun"], async |ground: &Ground| {
+        let node = ground.node("policies");
+        let backend = node.open();
+        let fresh = |spec| of_spec(unit("", &[]).id, spec);
+        let dir = ground.dir.path();
+        let passed = pull_policies(&backend, &ground.registry, dir, &fresh).await;
+        passed.expect("the policies are heeded");
+        assert_eq!(node.leftovers(), Vec::<String>::new());
     });
 }

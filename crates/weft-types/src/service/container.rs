@@ -14,6 +14,9 @@ use crate::Bytes;
 pub struct ContainerSpec {
     /// Reference of the image, by tag or digest: `registry:5000/name:tag`, `name@sha256:…`.
     pub image: String,
+    /// When its registry is asked for it.
+    #[serde(default, skip_serializing_if = "PullPolicy::is_default")]
+    pub pull: PullPolicy,
     /// Takes the place of the image's entry point.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
@@ -105,6 +108,36 @@ pub struct PortSpec {
     pub target: u16,
     /// What is spoken.
     pub protocol: Protocol,
+}
+
+/// When a registry is asked for an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum PullPolicy {
+    /// When the node does not have it.
+    #[default]
+    Missing,
+    /// For every new unit: a tag may stand for another image by now. What starts again takes what
+    /// its node has.
+    Always,
+    /// Never: somebody else brings it to the node.
+    Never,
+}
+
+impl PullPolicy {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The same for a unit that has been prepared before.
+    #[must_use]
+    pub fn once_prepared(self) -> Self {
+        match self {
+            Self::Always => Self::Missing,
+            other => other,
+        }
+    }
 }
 
 /// How a container is connected.

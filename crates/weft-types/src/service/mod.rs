@@ -12,7 +12,7 @@ mod vm;
 pub use compose::{ComposeSource, ComposeSpec, GitSource};
 pub use container::{
     AccessMode, ContainerSpec, EnvFrom, HealthCheck, HealthProbe, HttpProbe, NetworkMode, PortSpec,
-    Protocol, RestartPolicy, RestartWhen, Retain, VolumeClass, VolumeSpec,
+    Protocol, PullPolicy, RestartPolicy, RestartWhen, Retain, VolumeClass, VolumeSpec,
 };
 pub use vm::{
     CloudInit, DiskSpec, ImageFormat, Login, NetworkSpec, VmImage, VmNetworkMode, VmSpec,

@@ -26,6 +26,9 @@ fn ports_restarts_and_shares_have_a_short_form() {
     let json = serde_json::to_string(&spec.ports).unwrap();
     let again: Vec<crate::PortSpec> = serde_json::from_str(&json).unwrap();
     assert_eq!(again, spec.ports);
+    let always = container("pull: always").unwrap().container.unwrap();
+    assert_eq!(always.pull, crate::PullPolicy::Always);
+    assert!(container("pull: sometimes").is_err());
     let no = container("restart: no").unwrap().container.unwrap();
     assert_eq!(no.restart.unwrap().policy, crate::RestartWhen::No);
     let scaled =
@@ -216,11 +219,17 @@ fn a_service_has_a_name_and_nothing_that_only_jobs_have() {
         ("exclusive: true\nreplicas: {max: 2}", "replicas.max"),
         ("scaling: {}", "scaling"),
         ("update: {max_surge: 0}", "update.max_surge"),
+        ("stop_grace: 2h", "stop_grace"),
     ] {
         let spec = format!("runtime: container\ncontainer: {{image: a}}\n{rest}\n");
         assert_eq!(service(&spec).map(|_| ()), Err(path.to_owned()), "{rest}");
     }
-    let job = "apiVersion: weft/v1\nruntime: op\nop: {op: crc32c}\nreplicas: {target: 2}\n";
-    let error = parse_workload(job, SourceFormat::Yaml).unwrap_err();
-    assert_eq!(error.path, "replicas");
+    for (field, path) in [
+        ("replicas: {target: 2}", "replicas"),
+        ("stop_grace: 1s", "stop_grace"),
+    ] {
+        let job = format!("apiVersion: weft/v1\nruntime: op\nop: {{op: crc32c}}\n{field}\n");
+        let error = parse_workload(&job, SourceFormat::Yaml).unwrap_err();
+        assert_eq!(error.path, path);
+    }
 }

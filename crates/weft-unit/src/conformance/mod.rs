@@ -10,7 +10,8 @@
 //!                      └──► Subject::leftovers() must become empty after each
 //! ```
 //!
-//! Scenarios are public functions as well, for a test of a single one. [`images`] makes images and
+//! Scenarios are public functions as well, for a test of a single one; [`pull_policies`] is one more, for
+//! backends that fetch images themselves. [`images`] makes images and
 //! a registry for the backends that need them, [`docker`] and [`git`] start servers of others.
 
 pub mod crash;
@@ -22,8 +23,12 @@ pub mod layer;
 pub mod life;
 pub mod limits;
 pub mod output;
+mod pulls;
 mod run;
 mod subject;
 
+pub use pulls::pull_policies;
 pub use run::{Report, SCENARIOS, Scenario, run, run_all};
-pub use subject::{Abilities, Failed, Ground, Outcome, Program, SERVE_PORT, SERVED, Subject};
+pub use subject::{
+    Abilities, Failed, Ground, Outcome, Program, SERVE_PORT, SERVED, Subject, fresh_id,
+};

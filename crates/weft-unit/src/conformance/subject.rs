@@ -196,7 +196,7 @@ pub(super) fn ensure(holds: bool, what: impl FnOnce() -> String) -> Outcome {
 }
 
 /// A new unit id, unlike those of any other run.
-fn fresh_id() -> UnitId {
+pub fn fresh_id() -> UnitId {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
