@@ -12,6 +12,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::Error;
 use crate::error::During;
+use crate::proc;
 
 /// How long the processes of a killed group may take to be gone.
 const GONE: Duration = Duration::from_secs(10);
@@ -289,12 +290,8 @@ fn is_being_left(dir: &Path) -> bool {
 /// gone.
 fn is_ending(pid: &str) -> bool {
     const EXITING: u64 = 0x4;
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return true;
-    };
-    let after = stat.rsplit_once(") ").map_or("", |(_, after)| after);
-    let flags = after.split(' ').nth(6).and_then(|flags| flags.parse().ok());
-    flags.is_some_and(|flags: u64| flags & EXITING != 0)
+    let flags = pid.parse().ok().and_then(|pid| proc::stat_field(pid, 9));
+    flags.is_none_or(|flags: u64| flags & EXITING != 0)
 }
 
 fn remove_group(dir: &Path) -> std::io::Result<()> {

@@ -35,6 +35,7 @@ mod network;
 mod oci;
 mod options;
 mod path;
+mod proc;
 mod record;
 mod runtimes;
 mod size;

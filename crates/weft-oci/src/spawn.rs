@@ -14,6 +14,7 @@ use crate::Error;
 use crate::error::During;
 use crate::monitor::{Answer, MAX_ANSWER_BYTES, Request};
 use crate::options::MonitorCommand;
+use crate::proc;
 use crate::record::{Started, UnitDir};
 use crate::watch::register;
 
@@ -170,12 +171,7 @@ fn open_process(pid: i32) -> Option<OwnedFd> {
 /// Whether a process descends from a monitor, and so is the one that is meant and none that has its
 /// number since. It is a child of the monitor, or for a moment still of a process of its runtime.
 fn is_below(pid: i32, monitor: i32) -> bool {
-    let above = std::iter::successors(parent(pid), |pid| parent(*pid));
+    let parent = |pid: &i32| proc::stat_field(*pid, 4);
+    let above = std::iter::successors(parent(&pid), parent);
     above.take(MAX_ABOVE).any(|above| above == monitor)
-}
-
-fn parent(pid: i32) -> Option<i32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, after) = stat.rsplit_once(") ")?;
-    after.split(' ').nth(1)?.parse().ok()
 }
