@@ -51,6 +51,8 @@ fn caller(lab: &Lab, id: UnitId) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "killed::the_caller_that_is_killed", "--ignored"])
         .env(DIR, format!("{dir}|{}|{id}", lab.node))
+        // What it cannot remove when it is killed goes with our directory.
+        .env("TMPDIR", lab.dir.path())
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
         .spawn()
