@@ -14,7 +14,11 @@ pub(crate) fn stat_field<T: FromStr>(pid: i32, number: usize) -> Option<T> {
 
 fn field<T: FromStr>(stat: &str, number: usize) -> Option<T> {
     let (_, after) = stat.rsplit_once(") ")?;
-    after.split(' ').nth(number.checked_sub(FIRST)?)?.parse().ok()
+    after
+        .split(' ')
+        .nth(number.checked_sub(FIRST)?)?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
