@@ -44,10 +44,10 @@ pub(crate) async fn ensure(
         (PullPolicy::Never, None) => return Err(must_be_there(&image)),
         (_, None) => {}
     }
-    // Before it is pulled: an agent that is killed meanwhile knows that the image is its own. What
-    // is there already may be somebody else's.
-    if before.is_none() {
-        pulled.add(&image).await?;
+    // Before it is pulled: an agent that is killed meanwhile knows what is its own.
+    match &before {
+        None => pulled.add(&image).await?,
+        Some(before) => pulled.may_lose_name(&image, before.id.clone()).await?,
     }
     let outcome = pull(docker, &reference, wanted.credentials, progress).await;
     let found = match outcome {
@@ -57,18 +57,10 @@ pub(crate) async fn ensure(
         }),
         Err(error) => Err(error),
     };
-    match (found, before.map(|before| before.id)) {
-        (Err(error), None) => {
-            pulled.remove(&image).await?;
-            Err(error)
-        }
-        (Err(error), Some(_)) => Err(error),
-        (Ok(found), Some(Some(old))) if found.id.as_ref() != Some(&old) => {
-            pulled.moved_on(&image, old).await
-        }
-        (Ok(_), Some(_)) => pulled.touch(&image).await,
-        (Ok(_), None) => Ok(()),
+    if found.is_err() && before.is_none() {
+        pulled.remove(&image).await?;
     }
+    found.map(drop)
 }
 
 fn must_be_there(image: &str) -> Error {

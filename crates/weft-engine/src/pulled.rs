@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::Docker;
+use bollard::models::ImageInspect;
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptionsBuilder};
 use rustix::fs::{FlockOperation, flock, statvfs};
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,8 @@ use crate::error::{failed, status};
 use crate::image::find;
 use crate::reference::Reference;
 
-/// What is not there after this long is not being pulled any more.
+/// What is not there after this long is not being pulled any more, and what still has its name did
+/// not lose it.
 const LONGEST_PULL: Duration = Duration::from_secs(3_600);
 
 #[derive(Default, Serialize, Deserialize)]
@@ -85,17 +87,17 @@ impl Pulled {
         .map(drop)
     }
 
-    /// Notes that the name of an image is another's now. When we had pulled it, it goes one day by
-    /// its id.
+    /// Notes that an image is about to be pulled whose name another one has. When we had pulled
+    /// that, it goes by its id once it has no name any more.
     ///
     /// # Errors
     /// As in [`Pulled::add`].
-    pub async fn moved_on(&self, image: &str, old_id: String) -> Result<(), Error> {
+    pub async fn may_lose_name(&self, image: &str, id: Option<String>) -> Result<(), Error> {
         let image = known_as(image);
         self.change(move |state| {
             if let Some(used_ms) = state.images.get_mut(&image) {
                 *used_ms = now_ms();
-                state.images.insert(old_id, now_ms());
+                state.images.extend(id.map(|id| (id, now_ms())));
             }
         })
         .await
@@ -151,17 +153,13 @@ impl Pulled {
         let mut cleaned = Cleaned::default();
         for (image, used_ms) in self.oldest_first().await? {
             let age = Duration::from_millis(now_ms().saturating_sub(used_ms));
-            let Some(found) = find(docker, &image).await? else {
+            let found = find(docker, &image).await?;
+            let Some(found) = found.filter(|found| !has_name_instead(&image, found)) else {
                 if age > LONGEST_PULL {
                     self.remove(&image).await?;
                 }
                 continue;
             };
-            if image.starts_with(ID) && !found.repo_tags.unwrap_or_default().is_empty() {
-                // Somebody has given it a name.
-                self.remove(&image).await?;
-                continue;
-            }
             let id = found.id.unwrap_or_default();
             if used.contains(&id) {
                 // It is not old when its last container goes.
@@ -187,6 +185,12 @@ impl Pulled {
         }
         Ok(cleaned)
     }
+}
+
+/// Whether an image that is known by its id has a name: it kept it, or somebody gave it one.
+fn has_name_instead(image: &str, found: &ImageInspect) -> bool {
+    let tags = found.repo_tags.as_deref().unwrap_or_default();
+    image.starts_with(ID) && !tags.is_empty()
 }
 
 /// Ids of images of any container, ours or not.
