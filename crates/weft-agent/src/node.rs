@@ -33,7 +33,7 @@ const STABLE_SESSION: Duration = Duration::from_secs(1);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long exclusive units may take to end when the agent stops; after that their guard counts.
 const EXCLUSIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long units may take to end and be removed when they are to go.
+/// How long units may take to be removed when they are to go, beyond the grace that they have.
 const UNITS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A node of a cluster, as long as this lives.

@@ -1,7 +1,8 @@
 //! What is written down of each unit, so that a later life of the agent knows it.
 //!
 //! A unit has the directory `nodes/NODE/UNIT` from before anything else is made for it until
-//! everything else is gone; `record.json` in it says what there is.
+//! everything else is gone; `record.json` in it says what there is. While its files go it is called
+//! `UNIT.gone`.
 
 use std::collections::BTreeMap;
 use std::fs::File;

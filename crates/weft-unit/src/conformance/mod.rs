@@ -10,9 +10,9 @@
 //!                      └──► Subject::leftovers() must become empty after each
 //! ```
 //!
-//! Scenarios are public functions as well, for a test of a single one; [`pull_policies`] is one more, for
-//! backends that fetch images themselves. [`images`] makes images and
-//! a registry for the backends that need them, [`docker`] and [`git`] start servers of others.
+//! Scenarios are public functions as well, for a test of a single one; [`pull_policies`] is one
+//! more, for backends that fetch images themselves. [`images`] makes images and a registry for the
+//! backends that need them, [`docker`] and [`git`] start servers of others.
 
 pub mod crash;
 pub mod docker;
